@@ -135,7 +135,8 @@ def load_function(target: str) -> Any:
 def _load_file(path: Path) -> Any:
     name = f"ctr_rec_recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -20,10 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Level:
 class Batch:
     """See the module. Times are int64 in the log's unit; `*_item` index the item level.
 
-    tables: per table of the embedding collection, its distinct rows in this batch, int64[R], ascending.
-    user_bags: per user feature with ids, table rows, one bag per user.
+    tables: per table of the embedding collection (all of them, in the spec's order), its distinct rows in this batch,
+        int64[R], ascending.
+    user_bags: per user feature with ids (all of them, in the spec's order), table rows, one bag per user.
     event_action: int64[T], action code of each history event (never the candidate's own).
     visible_end: int64[N], end of the impression's visible prefix in the packed events.
     event_end: int64[T], end of what each history event sees (itself, its ties, everything before).
@@ -98,6 +102,28 @@ class Batch:
     histories: dict[str, Jagged]
     global_impressions: int
     global_events: int
+
+    @property
+    def collection_input(self) -> KeyedJaggedTensor:
+        """Distinct rows of every table as one KJT of stride 1: the lookup of the embedding collection."""
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+        rows = list(self.tables.values())
+        lengths = torch.tensor([r.shape[0] for r in rows], dtype=torch.int64, device=self.label.device)
+        return KeyedJaggedTensor(keys=list(self.tables), values=torch.cat(rows), lengths=lengths, stride=1)
+
+    @property
+    def bag_input(self) -> KeyedJaggedTensor:
+        """Profile bags as one KJT whose stride is the number of users."""
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+        bags = list(self.user_bags.values())
+        return KeyedJaggedTensor(
+            keys=list(self.user_bags),
+            values=torch.cat([b.values for b in bags]),
+            lengths=torch.cat([b.lengths() for b in bags]),
+            stride=self.num_users,
+        )
 
     @property
     def num_users(self) -> int:

@@ -29,7 +29,7 @@ class EmbeddingSettings(Config):
 
     dim: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.01, gt=0)
-    tables: dict[str, TableSettings] = {}
+    tables: dict[str, TableSettings] = Field(default_factory=dict)
     exclude: tuple[str, ...] = Field(default=(), description="features of the log that the model does not read")
 
 

@@ -1,0 +1,33 @@
+"""Ranker: sparse front -> tower -> head -> logit per impression. The loss is outside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.embedding import SparseFront
+from ctr_rec.models.tower import TowerConfig
+from ctr_rec.schema.table import SparseSpec
+
+
+class Ranker(nn.Module):
+    """Scores every impression of a batch: logit, float [N].
+
+    front_device: "meta" when `sharding/` will place the tables, a real device for single-device use.
+    """
+
+    def __init__(
+        self,
+        spec: SparseSpec,
+        tower: TowerConfig,
+        channels: tuple[str, ...] = (),
+        front_device: torch.device | str = "meta",
+    ) -> None:
+        super().__init__()
+        self.front = SparseFront(spec, front_device)
+        self.tower = tower.build(spec, channels)
+        self.head = nn.Linear(self.tower.out_width, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.head(self.tower(self.front(batch), batch)).squeeze(-1)

@@ -1,0 +1,45 @@
+"""What a tower must offer. Written for one device; it never learns where its tables live."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from enum import Enum
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.config import OpenConfig
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.schema.table import SparseSpec
+
+
+class Filling(str, Enum):
+    """Which batches a tower reads: independent impressions, or whole users packed."""
+
+    POINTWISE = "pointwise"
+    PACKED = "packed"
+
+
+class Tower(nn.Module):
+    """From embeddings to one vector per impression, [N, out_width]. Padding-free, and blind to hidden events.
+
+    flops: multiply-adds times two of one forward pass over this batch, from true lengths.
+    """
+
+    out_width: int
+
+    @abstractmethod
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor: ...
+
+    @abstractmethod
+    def flops(self, batch: Batch) -> int: ...
+
+
+class TowerConfig(OpenConfig):
+    """Settings of one tower; `build` is the only way to make it. `channels` are read from the batch by name."""
+
+    filling: ClassVar[Filling]
+
+    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> Tower:
+        raise AssertionError(f"{type(self).__name__} does not say how to build its tower")
