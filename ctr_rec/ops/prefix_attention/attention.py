@@ -1,0 +1,145 @@
+"""The op's signature, its checks, its division and its choice of backend.
+
+Legend: Q queries, T keys, H heads, E width of queries and keys, V width of values.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ctr_rec.errors import ConfigError
+from ctr_rec.ops.prefix_attention.bias import RelativeBias
+from ctr_rec.ops.prefix_attention.blocked import blocked_prefix_attention
+from ctr_rec.ops.prefix_attention.plan import BlockPlan, plan_blocks
+from ctr_rec.ops.prefix_attention.reference import reference_prefix_attention
+
+Kind = Literal["silu", "softmax"]
+Norm = Literal["constant", "visible_count"]
+Backend = Literal["reference", "blocked"]
+
+
+def prefix_attention(
+    q_QHE: Tensor,
+    k_THE: Tensor,
+    v_THV: Tensor,
+    lo_Q: Tensor,
+    hi_Q: Tensor,
+    own_k_QHE: Tensor | None = None,
+    own_v_QHV: Tensor | None = None,
+    bias: RelativeBias | None = None,
+    *,
+    kind: Kind = "silu",
+    scale: float = 1.0,
+    norm: Norm = "constant",
+    norm_constant: float = 1.0,
+    plan: BlockPlan | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Attend from each query to the keys lo:hi of a packed stream, and to the query's own key if one is given.
+
+    q_QHE: [Q, H, E], history tokens or candidates. k_THE, v_THV: [T, H, E] and [T, H, V], the history of all users, one
+    after another. lo_Q, hi_Q: int64 [Q]; the range never leaves the query's user, which is what keeps users apart.
+    own_k_QHE, own_v_QHV: [Q, H, E] and [Q, H, V], the candidate itself, which has bias row 0 of both tables.
+
+    kind "silu": sum of SiLU(scale q.k + bias) v, divided by norm_constant or by the number of visible keys, the own key
+    included (arXiv 2402.17152, section 3; never by the longest length of a batch, which would couple users).
+    kind "softmax": scaled dot-product attention; norm and norm_constant belong to "silu" and are not read.
+    A query that sees nothing gets 0.
+
+    plan: made once per batch by plan_blocks from the same lo_Q, hi_Q, times and table sizes; else it is made here.
+    backend: None takes the fastest for the device: "blocked" everywhere, since its block sizes follow the device.
+
+    Returns [Q, H, V] in the dtype of v_THV. Raises ConfigError for an unknown kind, norm or backend and ValueError for
+    shapes, ranges or a plan that do not belong together.
+    """
+    _check_choices(kind, norm, norm_constant, backend)
+    _check_shapes(q_QHE, k_THE, v_THV, own_k_QHE, own_v_QHV, bias)
+    if plan is None:
+        plan = _plan_for(lo_Q, hi_Q, k_THE.shape[0], bias)
+    else:
+        _check_plan(plan, lo_Q, hi_Q, k_THE.shape[0], bias)
+    if backend == "reference":
+        out_QHV = reference_prefix_attention(
+            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_QHE, own_v_QHV, bias, kind=kind, scale=scale
+        )
+    else:
+        table_HN = None if bias is None else bias.joint_table()
+        out_QHV = blocked_prefix_attention(
+            q_QHE, k_THE, v_THV, own_k_QHE, own_v_QHV, table_HN, plan, kind=kind, scale=scale
+        )
+    if kind == "softmax":
+        return out_QHV
+    if norm == "constant":
+        return out_QHV / norm_constant
+    count_Q = (hi_Q - lo_Q) + (own_k_QHE is not None)
+    return out_QHV / count_Q.clamp(min=1).to(out_QHV.dtype)[:, None, None]
+
+
+def _plan_for(lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | None) -> BlockPlan:
+    if bias is None:
+        return plan_blocks(lo_Q, hi_Q, num_keys)
+    return plan_blocks(
+        lo_Q,
+        hi_Q,
+        num_keys,
+        num_positions=bias.num_positions,
+        num_buckets=bias.num_buckets,
+        query_time_Q=bias.query_time_Q,
+        key_time_T=bias.key_time_T,
+        time_edges_G=bias.time_edges_G,
+    )
+
+
+def _check_choices(kind: str, norm: str, norm_constant: float, backend: str | None) -> None:
+    for name, value, allowed in (
+        ("kind", kind, ("silu", "softmax")),
+        ("norm", norm, ("constant", "visible_count")),
+        ("backend", backend, (None, "blocked", "reference")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"prefix_attention: {name} must be one of {allowed}, got: {value!r}")
+    if not norm_constant > 0:
+        raise ConfigError(f"prefix_attention: norm_constant must be above 0, got: {norm_constant}")
+
+
+def _check_shapes(
+    q_QHE: Tensor,
+    k_THE: Tensor,
+    v_THV: Tensor,
+    own_k_QHE: Tensor | None,
+    own_v_QHV: Tensor | None,
+    bias: RelativeBias | None,
+) -> None:
+    (num_queries, num_heads, width), num_keys, value_width = q_QHE.shape, k_THE.shape[0], v_THV.shape[-1]
+    tables = (None, None) if bias is None else (bias.position_PH, bias.time_BH)
+    for name, tensor, expected in (
+        ("k_THE", k_THE, (num_keys, num_heads, width)),
+        ("v_THV", v_THV, (num_keys, num_heads, value_width)),
+        ("own_k_QHE", own_k_QHE, (num_queries, num_heads, width)),
+        ("own_v_QHV", own_v_QHV, (num_queries, num_heads, value_width)),
+        ("bias.position_PH", tables[0], (None, num_heads)),
+        ("bias.time_BH", tables[1], (None, num_heads)),
+    ):
+        if tensor is None:
+            continue
+        got = tuple(tensor.shape)
+        if len(got) != len(expected) or any(want not in (None, size) for want, size in zip(expected, got, strict=True)):
+            raise ValueError(f"prefix_attention: {name} must have shape {expected} to fit q_QHE and k_THE, got: {got}")
+    if (own_k_QHE is None) != (own_v_QHV is None):
+        raise ValueError("prefix_attention: own_k_QHE and own_v_QHV go together, got only one; pass both or neither")
+
+
+def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | None) -> None:
+    sizes = (num_keys, *((0, 0) if bias is None else (bias.num_positions, bias.num_buckets)))
+    planned = (plan.num_keys, plan.num_positions, plan.num_buckets)
+    if sizes != planned:
+        raise ValueError(
+            f"prefix_attention: the plan was made for (keys, positions, time buckets) {planned}, got: {sizes}; "
+            "make it with plan_blocks from this batch and these tables"
+        )
+    same = (plan.lo_Q is lo_Q or torch.equal(plan.lo_Q, lo_Q)) and (plan.hi_Q is hi_Q or torch.equal(plan.hi_Q, hi_Q))
+    if not same:
+        raise ValueError("prefix_attention: the plan was made from other ranges lo_Q, hi_Q; make it from this batch")

@@ -1,0 +1,210 @@
+"""How the queries are cut into blocks, and where each pair of a block finds its bias.
+
+Made once per batch and shared by all layers and by the backward pass. Legend: Q queries, T keys, P positions,
+B time buckets, G time edges, q and k the queries and keys of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ctr_rec.ops.prefix_attention.bias import time_bucket
+
+Int64 = npt.NDArray[np.int64]
+_INT32_SPAN = 2**31 - 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLimits:
+    """What a block may cost, in pairs of one query and one key. A pair costs the same whether it is visible or not.
+
+    grain: queries per smallest piece; pieces are merged into blocks.
+    overhead_pairs: number of pairs that cost as much as starting a block; two pieces stay apart when a joint span of
+        keys would compute more needless pairs than that.
+    max_pairs: size at which a block stops growing, so that its scratch stays in the cache.
+    """
+
+    grain: int
+    overhead_pairs: int
+    max_pairs: int
+
+    @staticmethod
+    def for_device(device: torch.device) -> BlockLimits:
+        """Measured on 2 CPU cores with 4 heads of width 16; elsewhere a kernel launch outweighs far more pairs."""
+        if device.type == "cpu":
+            return BlockLimits(grain=32, overhead_pairs=6_000, max_pairs=48_000)
+        return BlockLimits(grain=128, overhead_pairs=1 << 19, max_pairs=1 << 22)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries start:stop against keys key_start:key_stop, the joint span of what they see."""
+
+    start: int
+    stop: int
+    key_start: int
+    key_stop: int
+
+    @property
+    def num_pairs(self) -> int:
+        return (self.stop - self.start) * (self.key_stop - self.key_start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPlan:
+    """Blocks that together hold every query that sees a key, and the column of the joint bias table for each pair.
+
+    columns: one int32 [q, k] per block: bucket * P + position, or the hidden column B*P where the key is not visible
+    (see RelativeBias.joint_table).
+    """
+
+    lo_Q: Tensor
+    hi_Q: Tensor
+    num_keys: int
+    num_positions: int
+    num_buckets: int
+    blocks: tuple[Block, ...]
+    columns: tuple[Tensor, ...]
+
+    @property
+    def hidden_column(self) -> int:
+        return max(self.num_positions, 1) * max(self.num_buckets, 1)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs computed, visible or not."""
+        return sum(block.num_pairs for block in self.blocks)
+
+    @property
+    def num_visible_pairs(self) -> int:
+        return int((self.hi_Q - self.lo_Q).sum())
+
+    @property
+    def largest_block(self) -> int:
+        return max((block.num_pairs for block in self.blocks), default=0)
+
+
+def _check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
+    if lo_Q.shape != hi_Q.shape or lo_Q.ndim != 1:
+        raise ValueError(f"lo_Q and hi_Q must be vectors of one length, got shapes {lo_Q.shape} and {hi_Q.shape}")
+    wrong = np.flatnonzero((lo_Q < 0) | (lo_Q > hi_Q) | (hi_Q > num_keys))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"every query needs 0 <= lo <= hi <= {num_keys} keys, got lo={lo_Q[row]}, hi={hi_Q[row]} at query {row} "
+            f"({len(wrong)} such queries); an empty range is lo == hi"
+        )
+
+
+def _piece_starts(lo_Q: Int64, hi_Q: Int64, grain: int) -> Int64:
+    """Every grain-th query, and in between at most one place per grain where two neighbours share no key."""
+    num_queries = len(lo_Q)
+    grid = np.arange(0, num_queries, grain, dtype=np.int64)
+    apart = np.flatnonzero((lo_Q[1:] >= hi_Q[:-1]) | (hi_Q[1:] <= lo_Q[:-1])) + 1
+    first = np.unique(apart // grain, return_index=True)[1]
+    return np.union1d(grid, apart[first])
+
+
+def _cut(lo_Q: Int64, hi_Q: Int64, limits: BlockLimits) -> Iterator[Block]:
+    """Merge neighbouring pieces as long as that is cheaper than starting another block."""
+    if len(lo_Q) == 0:
+        return
+    starts = _piece_starts(lo_Q, hi_Q, limits.grain)
+    stops = np.append(starts[1:], len(lo_Q))
+    # A query that sees nothing must not widen the span, wherever its empty range lies.
+    empty_Q = lo_Q == hi_Q
+    lows = np.minimum.reduceat(np.where(empty_Q, np.iinfo(np.int64).max, lo_Q), starts)
+    highs = np.maximum.reduceat(np.where(empty_Q, -1, hi_Q), starts)
+    open_block: Block | None = None
+    for start, stop, low, high in zip(starts.tolist(), stops.tolist(), lows.tolist(), highs.tolist(), strict=True):
+        if high < 0:
+            continue
+        piece = Block(start, stop, low, high)
+        if open_block is None:
+            open_block = piece
+            continue
+        joint = Block(open_block.start, stop, min(open_block.key_start, low), max(open_block.key_stop, high))
+        needless = joint.num_pairs - open_block.num_pairs - piece.num_pairs
+        if needless < limits.overhead_pairs and joint.num_pairs <= limits.max_pairs:
+            open_block = joint
+        else:
+            yield open_block
+            open_block = piece
+    if open_block is not None:
+        yield open_block
+
+
+def _relative_times(query_time_Q: Tensor, key_time_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Times as int32 from their common start where their span allows it: half the memory traffic."""
+    times = torch.cat([query_time_Q, key_time_T])
+    if times.numel() == 0:
+        return query_time_Q, key_time_T
+    start, end = (int(bound) for bound in times.aminmax())
+    dtype = torch.int32 if end - start <= _INT32_SPAN else torch.int64
+    return (query_time_Q - start).to(dtype), (key_time_T - start).to(dtype)
+
+
+def plan_blocks(
+    lo_Q: Tensor,
+    hi_Q: Tensor,
+    num_keys: int,
+    *,
+    num_positions: int = 0,
+    num_buckets: int = 0,
+    query_time_Q: Tensor | None = None,
+    key_time_T: Tensor | None = None,
+    time_edges_G: Tensor | None = None,
+    limits: BlockLimits | None = None,
+) -> BlockPlan:
+    """Cut the queries into blocks and look up, for every pair, its column of the joint bias table.
+
+    lo_Q, hi_Q: int64 [Q], visible keys lo:hi of each query. num_positions, num_buckets: rows of the bias tables, 0 for
+    none. Times are int64 seconds, needed with num_buckets; time_edges_G as in RelativeBias. Neighbouring queries should
+    see neighbouring ranges: any order is right, but only then are blocks tight. The block bounds are made on the CPU.
+
+    Raises ValueError when a range is reversed or leaves the keys, or when times are missing or have another length.
+    """
+    lo, hi = lo_Q.detach().cpu().numpy(), hi_Q.detach().cpu().numpy()
+    _check_ranges(lo, hi, num_keys)
+    if num_buckets:
+        if query_time_Q is None or key_time_T is None:
+            raise ValueError("a time bias needs query_time_Q and key_time_T (int64 seconds), got None; pass both times")
+        if query_time_Q.shape != lo_Q.shape or key_time_T.shape != (num_keys,):
+            raise ValueError(
+                f"query_time_Q and key_time_T must have shapes ({len(lo)},) and ({num_keys},), "
+                f"got {tuple(query_time_Q.shape)} and {tuple(key_time_T.shape)}"
+            )
+        query_time_Q, key_time_T = _relative_times(query_time_Q, key_time_T)
+    blocks = tuple(_cut(lo, hi, limits or BlockLimits.for_device(lo_Q.device)))
+    lo32_Q, hi32_Q = lo_Q.to(torch.int32), hi_Q.to(torch.int32)
+    key_T = torch.arange(num_keys, dtype=torch.int32, device=lo_Q.device)
+    stride, hidden = max(num_positions, 1), max(num_positions, 1) * max(num_buckets, 1)
+
+    def columns(block: Block) -> Tensor:
+        rows, keys = slice(block.start, block.stop), slice(block.key_start, block.key_stop)
+        distance_qk = hi32_Q[rows, None] - key_T[keys]
+        width_q1 = (hi32_Q[rows] - lo32_Q[rows])[:, None]
+        hidden_qk = (distance_qk <= 0).logical_or_(distance_qk > width_q1)
+        column_qk = distance_qk.clamp_(0, stride - 1)
+        if num_buckets:
+            assert query_time_Q is not None
+            assert key_time_T is not None
+            bucket_qk = time_bucket(query_time_Q[rows, None] - key_time_T[keys], num_buckets, time_edges_G)
+            column_qk.add_(bucket_qk.to(torch.int32), alpha=stride)
+        return column_qk.masked_fill_(hidden_qk, hidden)
+
+    return BlockPlan(
+        lo_Q=lo_Q,
+        hi_Q=hi_Q,
+        num_keys=num_keys,
+        num_positions=num_positions,
+        num_buckets=num_buckets,
+        blocks=blocks,
+        columns=tuple(columns(block) for block in blocks),
+    )

@@ -1,0 +1,85 @@
+"""The plain truth: a dense Q x T mask, any dtype, gradients by autograd.
+
+Legend: Q queries, T keys, H heads, E width of queries and keys, V width of values, P positions, B time buckets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from ctr_rec.ops.prefix_attention.bias import RelativeBias
+
+
+def _log2_edges(num_buckets: int, device: torch.device) -> Tensor:
+    """floor(log2(1 + s)) >= b exactly when s >= 2^b - 1."""
+    return torch.tensor([2**bucket - 1 for bucket in range(1, min(num_buckets, 63))], dtype=torch.int64, device=device)
+
+
+def dense_bias(bias: RelativeBias, hi_Q: Tensor, num_keys: int) -> Tensor:
+    """rab^{p,t} for every pair, [H or 1, Q, T]."""
+    bias_HQT = torch.zeros((), device=hi_Q.device)
+    if bias.position_PH is not None:
+        distance_QT = hi_Q[:, None] - torch.arange(num_keys, device=hi_Q.device)
+        position_QT = distance_QT.clamp(0, bias.num_positions - 1)
+        bias_HQT = bias_HQT + bias.position_PH[position_QT].permute(2, 0, 1)
+    if bias.time_BH is not None:
+        assert bias.query_time_Q is not None
+        assert bias.key_time_T is not None
+        seconds_QT = (bias.query_time_Q[:, None] - bias.key_time_T).clamp(min=0)
+        edges = _log2_edges(bias.num_buckets, hi_Q.device) if bias.time_edges_G is None else bias.time_edges_G
+        bucket_QT = torch.bucketize(seconds_QT, edges, right=True).clamp(max=bias.num_buckets - 1)
+        bias_HQT = bias_HQT + bias.time_BH[bucket_QT].permute(2, 0, 1)
+    return bias_HQT
+
+
+def own_bias(bias: RelativeBias) -> Tensor:
+    """Bias of a query's own key: position row 0 and time row 0, [H] or []."""
+    parts = [table[0] for table in (bias.position_PH, bias.time_BH) if table is not None]
+    return torch.stack(parts).sum(0) if parts else torch.zeros(())
+
+
+def reference_prefix_attention(
+    q_QHE: Tensor,
+    k_THE: Tensor,
+    v_THV: Tensor,
+    lo_Q: Tensor,
+    hi_Q: Tensor,
+    own_k_QHE: Tensor | None,
+    own_v_QHV: Tensor | None,
+    bias: RelativeBias | None,
+    *,
+    kind: str,
+    scale: float,
+) -> Tensor:
+    """Weighted sum of visible values, [Q, H, V], before any division: A(X) V of HSTU, or softmax attention.
+
+    The weights are SiLU(scale q.k + bias) or their softmax over what the query sees; a query that sees nothing gets 0.
+    """
+    key_T = torch.arange(k_THE.shape[0], device=k_THE.device)
+    visible_QT = (key_T >= lo_Q[:, None]) & (key_T < hi_Q[:, None])
+    logit_HQT = scale * torch.einsum("qhe,the->hqt", q_QHE, k_THE)
+    if bias is not None:
+        logit_HQT = logit_HQT + dense_bias(bias, hi_Q, k_THE.shape[0])
+    own_HQ1 = None
+    if own_k_QHE is not None:
+        own_QH = scale * (q_QHE * own_k_QHE).sum(-1)
+        own_HQ1 = (own_QH if bias is None else own_QH + own_bias(bias)).t().unsqueeze(2)
+
+    if kind == "silu":
+        weight_HQT = silu(logit_HQT) * visible_QT
+        own_weight_HQ1 = None if own_HQ1 is None else silu(own_HQ1)
+    else:
+        own_column = [] if own_HQ1 is None else [own_HQ1]
+        logits = torch.cat([logit_HQT.masked_fill(~visible_QT, float("-inf")), *own_column], dim=-1)
+        # A row without a single visible key would be 0/0.
+        sees_nothing_Q1 = (lo_Q == hi_Q)[:, None] & (own_HQ1 is None)
+        weight = torch.softmax(logits.masked_fill(sees_nothing_Q1, 0.0), dim=-1).masked_fill(sees_nothing_Q1, 0.0)
+        weight_HQT = weight[..., : k_THE.shape[0]]
+        own_weight_HQ1 = None if own_HQ1 is None else weight[..., -1:]
+    out_QHV = torch.einsum("hqt,thv->qhv", weight_HQT, v_THV)
+    if own_weight_HQ1 is not None:
+        assert own_v_QHV is not None
+        out_QHV = out_QHV + own_weight_HQ1.transpose(0, 1) * own_v_QHV
+    return out_QHV
