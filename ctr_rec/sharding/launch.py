@@ -1,0 +1,28 @@
+"""What the launcher said about this process, read before torch is imported and before any group exists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+
+def launched_rank() -> int:
+    """Rank given by the launcher, 0 where there is none; a malformed value is left for `open_group` to refuse."""
+    text = os.environ.get("RANK", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def under_torchrun() -> bool:
+    """Whether an elastic agent watches this process and will show the error file of the rank that failed first."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def recorded(function: Callable[[], int]) -> int:
+    """Calls `function`; under torchrun its traceback goes to the agent's error file, so the real cause is shown."""
+    if not under_torchrun():
+        return function()
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    status = record(function)()
+    assert status is not None, "record swallows only SystemExit(0), which training does not raise"
+    return status
