@@ -1,0 +1,278 @@
+"""The command line. Every verb imports what it needs when it runs, so that help costs nothing.
+
+Exit status: 0 done, 1 the machine is in the way (disk, missing package, doctor's errors), 2 the user can mend it
+(bad option, recipe, data, checkpoint), 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctr_rec.errors import ConfigError, CtrRecError
+
+PATH = click.Path(path_type=Path)
+USER_ERROR = 2
+INTERRUPTED = 130
+SPLIT = click.Choice(["valid", "test"])
+
+
+class Verb(click.Command):
+    """A command that also takes --debug after its name, where people type it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
+
+
+class Verbs(click.Group):
+    """Lists verbs in the order of a project's life instead of the alphabet's."""
+
+    command_class = Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@click.version_option(package_name="ctr-rec", prog_name="ctr-rec")
+def commands() -> None:
+    """Click-through-rate models on jagged behaviour sequences, with sharded embedding tables.
+
+    From a log of your own to a report: init, prepare, train, evaluate.
+    """
+
+
+@commands.command()
+@click.argument("log", type=PATH)
+@click.option("--out", type=PATH, help="Recipe folder to write; default data/<name of the log>.")
+@click.option("--user", metavar="COL", help="Column of the user id, instead of the guess.")
+@click.option("--item", metavar="COL", help="Column of the item id, instead of the guess.")
+@click.option("--time", metavar="COL", help="Column of the time, instead of the guess.")
+@click.option("--label", metavar="COL", help="Column of the label, instead of the guess.")
+def init(log: Path, out: Path | None, user: str | None, item: str | None, time: str | None, label: str | None) -> int:
+    """Look at a Parquet or CSV LOG, guess what its columns mean and write an editable data recipe."""
+    from ctr_rec.prepare.guess import guess, write
+
+    named = {"user": user, "item": item, "time": time, "label": label}
+    found = guess(log, {role: column for role, column in named.items() if column is not None})
+    write(found, out or Path("data") / _folder_name(log))
+    return 0
+
+
+@commands.command()
+@click.argument("recipe_dir", type=PATH)
+@click.option("--raw", type=PATH, required=True, help="Folder of the raw files, in the publisher's own layout.")
+@click.option("--out", type=PATH, required=True, help="Folder of the prepared log.")
+@click.option(
+    "--split", help="Name of a split in the recipe, or TRAIN_END,VALID_END[,TEST_END] in the log's time unit."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
+def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:
+    """Turn raw files into typed Parquet, one row per user, and check what was written."""
+    from ctr_rec.prepare.build import prepare as build
+
+    build(recipe_dir, raw, out, split=split, overwrite=overwrite)
+    return 0
+
+
+@commands.command()
+@click.argument("recipe", metavar="RECIPE.py:FUNCTION")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+@click.option("--run-dir", type=PATH, required=True, help="Folder of the run; must be empty unless --resume.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
+def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool) -> int:
+    """Train the model of a recipe; under torchrun, on all its ranks."""
+    from ctr_rec.sharding.launch import recorded
+    from ctr_rec.train.main import train as run
+
+    return recorded(lambda: run(recipe, list(overrides), run_dir, resume))
+
+
+@commands.command()
+@click.argument("run_dir", type=PATH)
+@click.option("--split", type=SPLIT, default="test", show_default=True)
+@click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
+@click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
+def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> int:
+    """Score a split, write predictions, metrics and report.html into the run, print a table."""
+    from ctr_rec.evaluate.main import evaluate as run
+
+    run(run_dir, split=split, checkpoint=checkpoint, log=log)
+    return 0
+
+
+@commands.command()
+@click.argument("run_dir", type=PATH, required=False)
+@click.option("--out", type=PATH, help="Parquet file of predictions to write.")
+@click.option("--split", type=SPLIT, default="test", show_default=True)
+@click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
+@click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
+@click.option("--scorer", type=click.Choice(["item_mean", "counters"]), help="A scorer without a network instead.")
+@click.option("--run-dir", "new_run", type=PATH, help="With --scorer: the run folder to write.")
+def predict(
+    run_dir: Path | None,
+    out: Path | None,
+    split: str,
+    checkpoint: str,
+    log: Path | None,
+    scorer: str | None,
+    new_run: Path | None,
+) -> int:
+    """Write the logit of every impression of a split: of a run, or of a simple scorer (--scorer)."""
+    if scorer is not None:
+        if log is None or new_run is None or run_dir is not None or out is not None:
+            raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
+        from ctr_rec.evaluate.counters import score
+
+        score(scorer, log, new_run)
+        return 0
+    if run_dir is None or out is None or new_run is not None:
+        raise ConfigError("predict expects RUN_DIR and --out FILE, or --scorer with --log and --run-dir")
+    from ctr_rec.evaluate.main import predict as run
+
+    run(run_dir, out, split=split, checkpoint=checkpoint, log=log)
+    return 0
+
+
+@commands.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--split", type=SPLIT, default="test", show_default=True)
+@click.option("--out", type=PATH, help="Folder for the plot and the figures as JSON.")
+def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
+    """Paired difference RUN_B - RUN_A with intervals clustered by user.
+
+    Each side is a run folder, or several (seeds) as a comma list or a quoted glob.
+    """
+    from ctr_rec.evaluate.compare import compare_runs
+
+    compare_runs(_runs(run_a), _runs(run_b), split, out=out)
+    return 0
+
+
+@commands.command()
+@click.argument("path", type=PATH)
+def inspect(path: Path) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint."""
+    from ctr_rec.inspect import describe
+
+    describe(path)
+    return 0
+
+
+@commands.command()
+@click.option("--log", type=PATH, help="Prepared log: are its tables too large for this machine?")
+@click.option("--dim", type=click.IntRange(min=1), default=16, show_default=True, help="Table width to reckon with.")
+@click.option("--run-dir", type=PATH, default=Path(), help="Where runs are to be written; default here.")
+def doctor(log: Path | None, dim: int, run_dir: Path) -> int:
+    """Say in plain sentences whether training can work here; exit status 1 when it cannot."""
+    from ctr_rec.doctor import examine
+
+    return examine(log, dim, run_dir)
+
+
+@commands.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
+@click.option("--log", type=PATH, help="Prepared log to measure on, where a bench can use one.")
+def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
+    """Measure; without a NAME, list what can be measured."""
+    from ctr_rec.bench import listing, run
+
+    if not names:
+        for name, sentence in listing().items():
+            click.echo(f"{name:12s} {sentence}")
+        return 0
+    for name in names:
+        run(name, as_json, log)
+    return 0
+
+
+def _folder_name(log: Path) -> str:
+    kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
+    return kept or "log"
+
+
+def _runs(text: str) -> list[Path]:
+    """`a`, `a,b` or a glob, as existing folders in order."""
+    from glob import glob
+
+    found: list[Path] = []
+    for part in text.split(","):
+        matches = sorted(glob(part)) if any(c in part for c in "*?[") else [part]
+        if not matches:
+            raise ConfigError(f"no run folder matches {part!r} (looked from {Path.cwd()})")
+        found += [Path(m) for m in matches]
+    for path in found:
+        if not path.is_dir():
+            raise ConfigError(f"run folder {path} does not exist (looked from {Path.cwd()})")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `ctr-rec` and of `python -m ctr_rec`. Raises SystemExit with the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    # Read from the words themselves, because an error while parsing must obey the flag too.
+    debug = "--debug" in arguments
+    try:
+        result = commands.main(args=arguments, prog_name="ctr-rec", standalone_mode=False)
+    except click.ClickException as error:
+        if _speaks():
+            error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped by Ctrl-C")
+        return INTERRUPTED
+    except CtrRecError as error:
+        if debug:
+            raise
+        return _fail(str(error), USER_ERROR)
+    except ModuleNotFoundError as error:
+        root = (error.name or "").partition(".")[0]
+        if debug or root in ("", "ctr_rec"):
+            raise
+        return _fail(f"the package {root} is not installed; `make env` installs it, `ctr-rec doctor` says more", 1)
+    except OSError as error:
+        if debug or error.errno is None:
+            raise
+        return _fail(_os_sentence(error), 1)
+    return result if isinstance(result, int) else 0
+
+
+def _os_sentence(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; free some space, or write to another disk"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write or read{where}; choose another folder, or change its permissions"
+    if error.errno == errno.ENOENT:
+        return f"no such file or folder{where}; looked from {Path.cwd()}"
+    return f"{error.strerror or error}{where}"
+
+
+def _speaks() -> bool:
+    """One voice in a job of many ranks; under torchrun the agent shows the failure of the others."""
+    from ctr_rec.sharding.launch import launched_rank
+
+    return launched_rank() == 0
+
+
+def _say(sentence: str) -> None:
+    if _speaks():
+        click.echo(f"ctr-rec: {sentence}", err=True)
+
+
+def _fail(sentence: str, status: int) -> int:
+    _say(f"error: {sentence} (--debug shows where)")
+    return status
