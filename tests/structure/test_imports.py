@@ -1,0 +1,117 @@
+"""Imports go downward only, distributed packages stay in their rooms, and schema, prepare and help need no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from tests.structure.house import ROOT, Import, Module, everything, imports, is_below, modules, room_of
+
+GROUND = {"", "errors", "config", "files"}
+DATA = GROUND | {"schema"}
+BATCH = DATA | {"prepare", "batch"}
+DENSE = DATA | {"batch", "ops", "layers"}
+MODEL = DENSE | {"models"}
+RUNTIME = MODEL | {"metrics", "sharding", "checkpoint"}
+FLOWS = RUNTIME | {"train", "evaluate", "serve"}
+
+# What each room may import, itself aside. A room that is not here is a room that nobody has agreed on.
+MAY_IMPORT = {
+    "": set(),
+    "errors": set(),
+    "config": {"errors"},
+    "files": {"errors"},
+    "schema": GROUND,
+    "prepare": DATA | {"batch", "metrics"},
+    "batch": BATCH,
+    "ops": {"errors"},
+    "layers": DENSE,
+    "models": MODEL,
+    "metrics": GROUND,
+    "sharding": MODEL,
+    "checkpoint": MODEL | {"sharding"},
+    "train": FLOWS,
+    "evaluate": FLOWS,
+    "serve": FLOWS,
+    "inspect": FLOWS,
+    "doctor": DATA,
+    "bench": FLOWS | {"prepare"},
+    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench"},
+    "__main__": {"cli"},
+}
+MODEL_ROOMS = {"ops", "layers", "models"}
+DISTRIBUTED = ("torch.distributed", "torchrec.distributed")
+DISTRIBUTED_ROOMS = {"sharding", "checkpoint", "bench"}
+TORCH_FREE = ("schema", "prepare")
+
+
+def upward(module: Module) -> list[Import]:
+    return [
+        i
+        for i in imports(module)
+        if (room := room_of(i.full)) is not None and room != module.room and room not in MAY_IMPORT[module.room]
+    ]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda m: m.where)
+def test_imports_go_downward_only(module: Module) -> None:
+    assert module.room in MAY_IMPORT, f"{module.where}: the room {module.room!r} is not in the law of the house"
+    for i in upward(module):
+        pytest.fail(
+            f"{module.where}:{i.line} imports {i.full}; {module.room} may use {sorted(MAY_IMPORT[module.room])}"
+        )
+
+
+def test_rooms_form_no_cycle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in modules():
+        below = {room for i in imports(module) if (room := room_of(i.full)) not in (None, "", module.room)}
+        graph.setdefault(module.room, set()).update(r for r in below if r is not None)
+    # static_order raises CycleError, which names the rooms.
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", everything(), ids=lambda m: m.where)
+def test_distributed_packages_stay_in_their_rooms(module: Module) -> None:
+    if module.name.startswith("ctr_rec.") and module.room in DISTRIBUTED_ROOMS:
+        return
+    for i in imports(module):
+        if any(is_below(i.full, package) for package in DISTRIBUTED):
+            pytest.fail(f"{module.where}:{i.line} imports {i.full}; only {sorted(DISTRIBUTED_ROOMS)} may")
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.room in TORCH_FREE], ids=lambda m: m.where)
+def test_schema_and_prepare_name_no_torch(module: Module) -> None:
+    for i in imports(module):
+        if i.full.partition(".")[0] in ("torch", "torchrec", "fbgemm_gpu"):
+            pytest.fail(f"{module.where}:{i.line} imports {i.full}; {module.room} never does")
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_no_torch_is_reachable_from_schema_and_prepare() -> None:
+    names = [m.name for m in modules() if m.room in TORCH_FREE]
+    assert "torch" not in loaded_by("import " + ", ".join(names))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    statement = "from ctr_rec.cli import commands\nimport click\ncommands.get_help(click.Context(commands))"
+    heavy = {"torch", "torchrec", "polars", "pyarrow", "pydantic", "matplotlib", "numpy", "rich", "scipy", "sklearn"}
+    assert not heavy & loaded_by(statement)
+
+
+def test_the_law_can_be_broken(tmp_path) -> None:
+    """A module that breaks the law is seen, also where it hides the import in a function."""
+    import ast
+
+    text = "def f():\n    from ctr_rec.train.run import Run\n    import torch.distributed as dist\n"
+    module = Module(tmp_path / "bad.py", "ctr_rec.ops.bad", ast.parse(text), text)
+    assert [i.full for i in upward(module)] == ["ctr_rec.train.run.Run"]
+    assert is_below(imports(module)[1].full, "torch.distributed")
