@@ -72,7 +72,8 @@ def _collect(node: ast.AST, at_load: bool, found: list[Import]) -> None:
         if isinstance(child, ast.Import):
             found += [Import(a.name, a.name, child.lineno, at_load) for a in child.names]
         elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0 and child.module, f"relative import on line {child.lineno}"
+            assert child.level == 0, f"relative import on line {child.lineno}; write the whole name"
+            assert child.module
             found += [Import(child.module, f"{child.module}.{a.name}", child.lineno, at_load) for a in child.names]
         inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or _is_type_checking(child)
         _collect(child, at_load and not inside, found)
@@ -93,3 +94,8 @@ def room_of(dotted: str) -> str | None:
     if parts[0] != PACKAGE:
         return None
     return parts[1] if len(parts) > 1 else ""
+
+
+def clean(offenders: list[str]) -> None:
+    """Fails with one line per offender, all of them at once."""
+    assert not offenders, f"{len(offenders)} found:\n" + "\n".join(offenders)

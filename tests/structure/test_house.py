@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from pathlib import Path
 
-import pytest
-
-from tests.structure.house import ROOT, Module, everything, modules
+from tests.structure.house import ROOT, Module, clean, everything, modules
 
 LONGEST = 400
 ROOMS_WITHOUT_MEANING = {"utils", "util", "common", "core", "base", "misc", "helpers", "helper", "lib", "stuff"}
@@ -31,16 +30,13 @@ def tracked() -> list[str]:
     return [n for n in names if (ROOT / n).is_file()] or [m.where for m in everything() + modules_of_tests()]
 
 
-@pytest.mark.parametrize("module", everything() + modules_of_tests(), ids=lambda m: m.where)
-def test_file_is_short_enough_to_read(module: Module) -> None:
-    lines = module.text.count("\n")
-    assert lines <= LONGEST, f"{module.where} has {lines} lines, more than {LONGEST}; split it by what it is about"
+def test_files_are_short_enough_to_read() -> None:
+    lengths = {m.where: m.text.count("\n") for m in everything() + modules_of_tests()}
+    clean([f"{where} has {n} lines; split it by what it is about" for where, n in lengths.items() if n > LONGEST])
 
 
-@pytest.mark.parametrize("module", everything(), ids=lambda m: m.where)
-def test_names_say_what_is_inside(module: Module) -> None:
-    bad = ROOMS_WITHOUT_MEANING & set(module.name.split("."))
-    assert not bad, f"{module.where}: {sorted(bad)} says nothing about what is inside"
+def test_names_say_what_is_inside() -> None:
+    clean([m.where for m in everything() if ROOMS_WITHOUT_MEANING & set(m.name.split("."))])
 
 
 def covering_tests(module: Module) -> list[str]:
@@ -51,19 +47,26 @@ def covering_tests(module: Module) -> list[str]:
     return ["/".join(["tests", *parts[:-1], f"test_{parts[-1]}.py"])]
 
 
+def says_more(node: ast.stmt) -> bool:
+    """Whether a definition has anything to test: a class of no more than a docstring has not."""
+    if isinstance(node, ast.ClassDef):
+        return any(not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)) for n in node.body)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
 def needs_test(module: Module) -> bool:
-    """A package file with no more than a docstring has nothing to test."""
-    if module.path.name == "__main__.py":
-        return False
-    code = [n for n in module.tree.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-    code = [n for n in code if not isinstance(n, (ast.Import, ast.ImportFrom))]
-    return any(isinstance(n, (ast.FunctionDef, ast.ClassDef)) for n in code)
+    return module.path.name != "__main__.py" and any(says_more(n) for n in module.tree.body)
 
 
-@pytest.mark.parametrize("module", [m for m in modules() if needs_test(m)], ids=lambda m: m.where)
-def test_every_module_has_its_mirror(module: Module) -> None:
-    places = covering_tests(module)
-    assert any(list(ROOT.glob(p)) for p in places), f"{module.where} has no test: expected {' or '.join(places)}"
+def test_every_module_has_its_mirror() -> None:
+    expected = {m.where: covering_tests(m) for m in modules() if needs_test(m)}
+    clean(
+        [
+            f"{where} has no test: expected {' or '.join(places)}"
+            for where, places in expected.items()
+            if not any(list(ROOT.glob(p)) for p in places)
+        ]
+    )
 
 
 def environment_reads(module: Module) -> list[tuple[int, str]]:
@@ -75,46 +78,55 @@ def environment_reads(module: Module) -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.parametrize("module", everything(), ids=lambda m: m.where)
-def test_ranks_are_known_in_sharding_only(module: Module) -> None:
-    if module.name.startswith("ctr_rec.sharding"):
-        return
-    found = environment_reads(module)
-    assert not found, f"{module.where}:{found[0][0]} speaks of {found[0][1]}; take a Group from ctr_rec.sharding"
+def test_ranks_are_known_in_sharding_only() -> None:
+    clean(
+        [
+            f"{m.where}:{line} speaks of {name}; take a Group from ctr_rec.sharding"
+            for m in everything()
+            if not m.name.startswith("ctr_rec.sharding")
+            for line, name in environment_reads(m)
+        ]
+    )
 
 
-@pytest.mark.parametrize("module", everything(), ids=lambda m: m.where)
-def test_argv_is_read_in_the_command_line_only(module: Module) -> None:
+def test_argv_is_read_in_the_command_line_only() -> None:
     # A data recipe's fetch script is a command of its own.
-    if module.name == "ctr_rec.cli" or module.path.name == "fetch.py":
-        return
-    found = [n for n in ast.walk(module.tree) if isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.argv"]
-    assert not found, f"{module.where}:{found[0].lineno} reads sys.argv; only ctr_rec/cli.py does"
+    readers = [m for m in everything() if m.name != "ctr_rec.cli" and m.path.name != "fetch.py"]
+    clean(
+        [
+            f"{m.where}:{n.lineno} reads sys.argv; only ctr_rec/cli.py does"
+            for m in readers
+            for n in ast.walk(m.tree)
+            if isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.argv"
+        ]
+    )
 
 
-@pytest.mark.parametrize("module", everything(), ids=lambda m: m.where)
-def test_every_exception_is_named(module: Module) -> None:
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ExceptHandler) and node.type is None:
-            pytest.fail(f"{module.where}:{node.lineno} has a bare except; name what is expected")
+def test_every_exception_is_named() -> None:
+    clean(
+        [
+            f"{m.where}:{n.lineno} has a bare except; name what is expected"
+            for m in everything() + modules_of_tests()
+            for n in ast.walk(m.tree)
+            if isinstance(n, ast.ExceptHandler) and n.type is None
+        ]
+    )
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda m: m.where)
-def test_module_says_what_it_is(module: Module) -> None:
-    assert not module.tree.body or ast.get_docstring(module.tree), f"{module.where} has no docstring"
+def test_modules_say_what_they_are() -> None:
+    clean([f"{m.where} has no docstring" for m in modules() if m.tree.body and not ast.get_docstring(m.tree)])
+
+
+def lines_with(pattern: re.Pattern[str], path: Path) -> list[str]:
+    where = path.relative_to(ROOT)
+    numbered = enumerate(path.read_text(errors="replace").splitlines(), 1)
+    return [f"{where}:{number} {line.strip()[:100]}" for number, line in numbered if pattern.search(line)]
 
 
 def test_no_path_of_a_developers_machine() -> None:
-    for name in tracked():
-        path = ROOT / name
-        if path.suffix not in TEXT_ENDINGS or path.suffix == "" and path.stat().st_size > 200_000:
-            continue
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            found = MACHINE_PATH.search(line)
-            assert not found, f"{name}:{number} names a path of one machine: {line.strip()[:80]}"
+    texts = [ROOT / name for name in tracked() if (ROOT / name).suffix in TEXT_ENDINGS]
+    clean([line for path in texts for line in lines_with(MACHINE_PATH, path)])
 
 
 def test_nothing_is_left_for_later() -> None:
-    for module in everything() + modules_of_tests():
-        for number, line in enumerate(module.text.splitlines(), 1):
-            assert not UNFINISHED.search(line), f"{module.where}:{number} leaves work behind: {line.strip()[:80]}"
+    clean([line for m in everything() + modules_of_tests() for line in lines_with(UNFINISHED, m.path)])
