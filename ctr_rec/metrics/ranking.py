@@ -31,7 +31,7 @@ GroupWeight: TypeAlias = Literal["impressions", "none"]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 NO_ROWS = "no impressions"
-ONE_CLASS = "only {} labels: no pair to order"
+ONE_CLASS = "only {} labels: both are needed"
 NO_GROUP = "no group has both labels: no pair to order inside a group"
 
 

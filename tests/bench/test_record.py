@@ -1,0 +1,84 @@
+import io
+import json
+import os
+import time
+
+import pytest
+
+from ctr_rec.bench.record import Record, emit_json, emit_to, environment, measure, one_core
+from ctr_rec.errors import ConfigError
+
+FIELDS = {"bench", "case", "metric", "value", "unit", "baseline", "ratio", "goal", "min", "max", "runs", "environment"}
+
+
+def _record(value: float, ratio: float | None, goal: str | None) -> Record:
+    return Record(bench="b", case="c", metric="m", value=value, unit="s", ratio=ratio, goal=goal, environment={})
+
+
+def test_a_line_has_every_field_and_is_flushed() -> None:
+    stream = io.StringIO()
+    emit = emit_json(stream)
+    emit("gauc", "small", "seconds", 0.25, "s", goal="<= 0.3", min=0.2, max=0.3, runs=5)
+    emit("gauc", "small", "difference", float("nan"), "AUC")
+    first, second = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert set(first) == FIELDS
+    assert (first["value"], first["goal"], first["runs"]) == (0.25, "<= 0.3", 5)
+    assert first["baseline"] is None
+    assert first["environment"]["python"]
+    assert second["value"] is None
+
+
+def test_a_record_reaches_its_receiver() -> None:
+    records: list[Record] = []
+    emit_to(records.append)("b", "c", "m", 2.0, "x", baseline=1.0, ratio=2.0)
+    assert (records[0].baseline, records[0].ratio, records[0].environment) == (1.0, 2.0, environment())
+
+
+@pytest.mark.parametrize(
+    ("value", "ratio", "goal", "met"),
+    [
+        (0.2, None, "<= 0.3", True),
+        (0.4, None, "<= 0.3", False),
+        (1000.0, 2.4, ">= 2.5", False),
+        (1.0, 2.6, ">= 2.5", True),
+        (0.0, None, "<= 1e-12", True),
+        (1.0, None, None, None),
+    ],
+)
+def test_a_goal_speaks_of_the_ratio_where_there_is_one(
+    value: float, ratio: float | None, goal: str | None, met: bool | None
+) -> None:
+    assert _record(value, ratio, goal).goal_met() is met
+
+
+@pytest.mark.parametrize("goal", ["fast", "<=0.3", "~ 3"])
+def test_an_unreadable_goal_is_refused(goal: str) -> None:
+    with pytest.raises(ConfigError, match=f"goal of b: expected .* got '{goal}'; write '>= 5'"):
+        _record(1.0, None, goal).goal_met()
+
+
+def test_functions_are_called_in_turn() -> None:
+    calls: list[str] = []
+    timings = measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, runs=3, warmup=1)
+    assert calls == ["a", "b"] * 4
+    assert timings["a"].runs == 3
+    assert timings["b"].min <= timings["b"].median <= timings["b"].max
+
+
+def test_seconds_are_those_of_the_right_function() -> None:
+    timings = measure({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, runs=1, warmup=0)
+    assert timings["slow"].median >= 0.02
+    assert timings["quick"].median < timings["slow"].median
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="bench: expected at least 1 run, got 0"):
+        measure({}, runs=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot bind a process to a core")
+def test_one_core_is_given_back() -> None:
+    before = os.sched_getaffinity(0)
+    with one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
