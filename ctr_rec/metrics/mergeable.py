@@ -118,7 +118,7 @@ class ExactMetrics:
         """The state as plain numeric arrays that any backend can gather; `from_arrays` reads them.
 
         `label` uint8 [N], `score` float32 or float64 [N], and either `group` int64 [N] or, for string ids,
-        `group_bytes` uint8 and `group_offsets` int64 [N + 1].
+        `group_lengths` int64 [N] in bytes and `group_bytes` uint8. Arrays of several ranks may be concatenated by name.
         """
         if not self._labels:
             return {"label": np.empty(0, np.uint8), "score": np.empty(0, np.float32), "group": np.empty(0, np.int64)}
@@ -129,7 +129,7 @@ class ExactMetrics:
         _, offset_buffer, byte_buffer = group.buffers()
         offsets = np.frombuffer(offset_buffer, np.int64)[group.offset : group.offset + len(group) + 1]
         text = np.frombuffer(byte_buffer, np.uint8) if byte_buffer is not None else np.empty(0, np.uint8)
-        return arrays | {"group_bytes": text[offsets[0] : offsets[-1]], "group_offsets": offsets - offsets[0]}
+        return arrays | {"group_bytes": text[offsets[0] : offsets[-1]], "group_lengths": np.diff(offsets)}
 
     @classmethod
     def from_arrays(
@@ -140,7 +140,7 @@ class ExactMetrics:
         if "group" in arrays:
             groups = pa.array(arrays["group"].astype(np.int64, copy=False))
         else:
-            offsets = np.ascontiguousarray(arrays["group_offsets"], np.int64)
+            offsets = np.concatenate(([0], np.cumsum(arrays["group_lengths"].astype(np.int64))))
             text = np.ascontiguousarray(arrays["group_bytes"], np.uint8)
             groups = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
         state.update(arrays["label"], arrays["score"], groups)
