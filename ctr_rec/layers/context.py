@@ -1,0 +1,58 @@
+"""What is known of an impression at its request besides its item: context, profile, counters and time.
+
+Legend: U users, N impressions, C context width.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.config import Config
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.fields import join, width
+from ctr_rec.layers.time import RequestTime
+from ctr_rec.ops.jagged import gather
+from ctr_rec.schema.table import SparseSpec
+
+
+class ContextSettings(Config):
+    """Each switch off is an ablation: the tower then never sees that group of inputs."""
+
+    use_profile: bool = Field(default=True, description="user features")
+    use_request: bool = Field(default=True, description="event features known at request time")
+    use_counters: bool = Field(default=True, description="running statistics of item and user")
+    use_time: bool = Field(default=True, description="hour, weekday and gap since the newest visible event")
+    time_dim: int = Field(default=8, ge=1, description="width of each of the three time embeddings")
+
+
+class Context(nn.Module):
+    """Side by side: request features, profile, counters, time. [N, width]; never the own action.
+
+    Only the batch's impression level, user level and request time are read, so nothing after the request can enter.
+    """
+
+    def __init__(self, spec: SparseSpec, settings: ContextSettings) -> None:
+        super().__init__()
+        self.request = spec.impression if settings.use_request else ()
+        self.counters = spec.counters if settings.use_counters else ()
+        self.profile = spec.user if settings.use_profile else ()
+        self.time = RequestTime(settings.time_dim, spec.ticks_per_second) if settings.use_time else None
+        self.width = width(spec, self.request, self.counters) + width(spec, self.profile)
+        self.width += self.time.width if self.time is not None else 0
+
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        parts = []
+        if self.request or self.counters:
+            rows = batch.num_impressions
+            parts.append(join(self.request, embedded.impressions, batch.impressions, rows, self.counters))
+        if self.profile:
+            profile_UC = join(self.profile, embedded.users, batch.users, batch.num_users)
+            parts.append(gather(profile_UC, batch.impression_user))
+        if self.time is not None:
+            parts.append(self.time(batch))
+        if not parts:
+            return torch.zeros(batch.num_impressions, 0, device=batch.label.device)
+        return torch.cat(parts, dim=-1)

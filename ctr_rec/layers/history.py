@@ -1,0 +1,94 @@
+"""Vectors of history events, and the impression's view of its history.
+
+Legend: T packed events, M distinct items, K distinct event vectors, N impressions, A actions, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.fields import join, width
+from ctr_rec.ops.jagged import gather
+from ctr_rec.schema.table import SparseSpec
+
+
+@dataclass(frozen=True)
+class EventVectors:
+    """Event t has the vector `distinct_KD[row_T[t]]`: events that look the same share one row."""
+
+    distinct_KD: Tensor
+    row_T: Tensor
+
+    def per_event(self) -> Tensor:
+        """[T, D], one row per event."""
+        return gather(self.distinct_KD, self.row_T)
+
+
+class EventEncoder(nn.Module):
+    """event = item vector + W (event features) + action embedding, all of the item vector's width.
+
+    A sum of maps is one map of the concatenation, so nothing is lost, and each part is made once per distinct value:
+    the item's once per item, and without event features the whole once per distinct (item, action).
+
+    use_action: off, an event does not say what the user did with it (an ablation).
+    """
+
+    def __init__(self, spec: SparseSpec, item_width: int, use_action: bool) -> None:
+        super().__init__()
+        self.features = spec.event
+        self.num_actions = spec.num_actions
+        self.width = item_width
+        self._feature_width = width(spec, spec.event)
+        self.project = nn.Linear(self._feature_width, item_width, bias=False) if self._feature_width else None
+        self.action = nn.Embedding(spec.num_actions, item_width) if use_action else None
+        if self.action is not None:
+            nn.init.normal_(self.action.weight, std=0.02)
+
+    def forward(self, item_MD: Tensor, embedded: Embedded, batch: Batch) -> EventVectors:
+        if self.project is None:
+            return self._from_item_and_action(item_MD, batch)
+        fields = join(self.features, embedded.events, batch.events, batch.num_events)
+        x_TD = gather(item_MD, batch.event_item) + self.project(fields)
+        if self.action is not None:
+            x_TD = x_TD + gather(self.action.weight, batch.event_action)
+        return EventVectors(x_TD, torch.arange(batch.num_events, device=x_TD.device))
+
+    def _from_item_and_action(self, item_MD: Tensor, batch: Batch) -> EventVectors:
+        if self.action is None:
+            return EventVectors(item_MD, batch.event_item)
+        code_T = batch.event_item * self.num_actions + batch.event_action
+        used = torch.zeros(item_MD.shape[0] * self.num_actions, dtype=torch.bool, device=code_T.device)
+        used[code_T] = True
+        code_K = used.nonzero().squeeze(-1)
+        row_T = (used.cumsum(0) - 1)[code_T]
+        item_K = torch.div(code_K, self.num_actions, rounding_mode="floor")
+        vectors = gather(item_MD, item_K) + gather(self.action.weight, code_K % self.num_actions)
+        return EventVectors(vectors, row_T)
+
+    def flops(self, events: int) -> int:
+        return 2 * events * self._feature_width * self.width
+
+
+def newest_event(batch: Batch) -> Tensor:
+    """Position of the newest event each impression sees, -1 where it sees none. int64 [N].
+
+    With channels, the newest over the channels: other events of the batch were fetched for other impressions, and a
+    prediction must not depend on its neighbours.
+    """
+    newest_N = torch.full_like(batch.impression_user, -1)
+    if batch.num_events == 0:
+        return newest_N
+    if not batch.histories:
+        start_N = batch.event_offsets[batch.impression_user]
+        return torch.where(batch.visible_end > start_N, batch.visible_end - 1, newest_N)
+    for history in batch.histories.values():
+        if history.values.shape[0] == 0:
+            continue
+        last_N = history.values[(history.offsets[1:] - 1).clamp(min=0)]
+        newest_N = torch.where(history.lengths() > 0, torch.maximum(newest_N, last_N), newest_N)
+    return newest_N

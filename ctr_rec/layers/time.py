@@ -1,0 +1,46 @@
+"""What the clock says about a request: hour of day, day of week, and how long the user has been away.
+
+Legend: N impressions, D width of one embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.history import newest_event
+from ctr_rec.ops.prefix_attention import time_bucket
+
+GAP_BUCKETS = 32  # 2**32 seconds are 136 years
+_HOUR, _DAY = 3600, 86400
+_EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
+
+
+class RequestTime(nn.Module):
+    """Embeds the time of each impression's request (UTC) and its gap to the newest visible event. [N, 3 * dim]."""
+
+    def __init__(self, dim: int, ticks_per_second: int) -> None:
+        super().__init__()
+        self.ticks_per_second = ticks_per_second
+        self.width = 3 * dim
+        self.hour = nn.Embedding(24, dim)
+        self.weekday = nn.Embedding(7, dim)
+        self.gap = nn.Embedding(1 + GAP_BUCKETS, dim)  # row 0: no visible event
+        for table in (self.hour, self.weekday, self.gap):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, batch: Batch) -> Tensor:
+        seconds = torch.div(batch.impression_time, self.ticks_per_second, rounding_mode="floor")
+        hour = torch.div(seconds, _HOUR, rounding_mode="floor") % 24
+        weekday = (torch.div(seconds, _DAY, rounding_mode="floor") + _EPOCH_WEEKDAY) % 7
+        parts = [self.hour(hour), self.weekday(weekday), self.gap(self._gap_row(batch))]
+        return torch.cat(parts, dim=-1)
+
+    def _gap_row(self, batch: Batch) -> Tensor:
+        newest_N = newest_event(batch)
+        if batch.num_events == 0:
+            return torch.zeros_like(newest_N)
+        ticks = batch.impression_time - batch.event_time[newest_N.clamp(min=0)]
+        bucket = time_bucket(torch.div(ticks, self.ticks_per_second, rounding_mode="floor"), GAP_BUCKETS)
+        return torch.where(newest_N >= 0, bucket + 1, 0)

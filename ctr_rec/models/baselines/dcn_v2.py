@@ -1,0 +1,65 @@
+"""DCN-V2 (Wang et al. 2021, arXiv 2008.13535): explicit crosses beside or before an MLP, on the MLP's inputs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.cross import CrossNet
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.mlp import MLP, MLPSettings
+from ctr_rec.layers.pooled import PooledInputs
+from ctr_rec.models.tower import Filling, Tower, TowerConfig
+from ctr_rec.schema.table import SparseSpec
+
+
+class Structure(str, Enum):
+    """How crosses and MLP meet (figure 1 of the paper)."""
+
+    PARALLEL = "parallel"
+    STACKED = "stacked"
+
+
+class DCNv2Config(TowerConfig):
+    """cross_layers: the highest degree of a cross is one more. rank: None for full matrices."""
+
+    filling: ClassVar[Filling] = Filling.POINTWISE
+    cross_layers: int = Field(default=3, ge=1)
+    rank: int | None = Field(default=None, ge=1)
+    structure: Structure = Structure.PARALLEL
+    mlp: MLPSettings = Field(default_factory=MLPSettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
+    use_action: bool = True
+
+    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> DCNv2Tower:
+        return DCNv2Tower(spec, self, channels)
+
+
+class DCNv2Tower(Tower):
+    """[N, out_width]: crosses and MLP side by side (parallel), or the MLP over the crosses (stacked)."""
+
+    def __init__(self, spec: SparseSpec, config: DCNv2Config, channels: tuple[str, ...]) -> None:
+        super().__init__()
+        self.structure = config.structure
+        self.inputs = PooledInputs(spec, channels, config.context, config.use_action, "DCN-V2")
+        self.cross = CrossNet(self.inputs.width, config.cross_layers, config.rank)
+        self.mlp = MLP(self.inputs.width, config.mlp)
+        beside = self.cross.out_width if config.structure is Structure.PARALLEL else 0
+        self.out_width = self.mlp.out_width + beside
+
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        x_ND = self.inputs(embedded, batch)
+        crossed_ND = self.cross(x_ND)
+        if self.structure is Structure.STACKED:
+            return self.mlp(crossed_ND)
+        return torch.cat([crossed_ND, self.mlp(x_ND)], dim=-1)
+
+    def flops(self, batch: Batch) -> int:
+        rows = batch.num_impressions
+        return self.inputs.flops(batch) + self.cross.flops(rows) + self.mlp.flops(rows)

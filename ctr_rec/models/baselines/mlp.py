@@ -1,0 +1,44 @@
+"""MLP baseline: the history as one mean vector per channel, then dense layers (Covington et al. 2016)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.mlp import MLP, MLPSettings
+from ctr_rec.layers.pooled import PooledInputs
+from ctr_rec.models.tower import Filling, Tower, TowerConfig
+from ctr_rec.schema.table import SparseSpec
+
+
+class MLPConfig(TowerConfig):
+    """use_action: events say what the user did with them. context: groups of inputs that can be switched off."""
+
+    filling: ClassVar[Filling] = Filling.POINTWISE
+    mlp: MLPSettings = Field(default_factory=MLPSettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
+    use_action: bool = True
+
+    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> MLPTower:
+        return MLPTower(spec, self, channels)
+
+
+class MLPTower(Tower):
+    """[N, out_width] from the pooled inputs of each impression."""
+
+    def __init__(self, spec: SparseSpec, config: MLPConfig, channels: tuple[str, ...]) -> None:
+        super().__init__()
+        self.inputs = PooledInputs(spec, channels, config.context, config.use_action, "MLP")
+        self.mlp = MLP(self.inputs.width, config.mlp)
+        self.out_width = self.mlp.out_width
+
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        return self.mlp(self.inputs(embedded, batch))
+
+    def flops(self, batch: Batch) -> int:
+        return self.inputs.flops(batch) + self.mlp.flops(batch.num_impressions)

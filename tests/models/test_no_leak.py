@@ -1,0 +1,195 @@
+"""No tower may be moved by what its impression may not see: hidden events are flipped, replaced, moved, deleted and
+inserted, and gradients to them are exactly zero; a visible event does matter. A new tower adds its row to CASES.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
+from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.tower import TowerConfig
+from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
+
+CASES: dict[str, TowerConfig] = {
+    "mlp": MLPConfig(),
+    "dcn_v2": DCNv2Config(cross_layers=2),
+    "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
+    "din": DINConfig(),
+}
+Change = Callable[[Event, Impression, Log, random.Random], list[Event]]
+
+
+def _flip(event: Event, impression: Impression, log: Log, rng: random.Random) -> list[Event]:
+    return [replace(event, action=(event.action + 1) % NUM_ACTIONS, dwell=-event.dwell)]
+
+
+def _replace_item(event: Event, impression: Impression, log: Log, rng: random.Random) -> list[Event]:
+    return [replace(event, item=(event.item + 7) % NUM_ITEMS, slot=(event.slot + 1) % 3)]
+
+
+def _move(event: Event, impression: Impression, log: Log, rng: random.Random) -> list[Event]:
+    """Another time, still hidden; an own-user event may land exactly at the request's instant."""
+    if event.user != impression.user:
+        return [replace(event, time=rng.randrange(0, 200))]
+    return [replace(event, time=impression.request_time - log.delay + rng.choice([0, 1, 50]))]
+
+
+def _delete(event: Event, impression: Impression, log: Log, rng: random.Random) -> list[Event]:
+    return []
+
+
+def _insert(event: Event, impression: Impression, log: Log, rng: random.Random) -> list[Event]:
+    key = 1000 + event.key
+    return [event, *_move(replace(event, key=key, item=rng.randrange(NUM_ITEMS)), impression, log, rng)]
+
+
+SAME_SHAPE: dict[str, Change] = {"flip": _flip, "replace_item": _replace_item}
+CHANGES: dict[str, Change] = {**SAME_SHAPE, "move": _move, "delete": _delete, "insert": _insert}
+
+
+def _groups(log: Log, impression: Impression) -> dict[str, set[int]]:
+    """Keys of the hidden events, by the reason why they are hidden."""
+    groups: dict[str, set[int]] = {
+        name: set() for name in ("own", "same_request", "same_instant", "late", "later", "other_user")
+    }
+    for event in log.events:
+        if not log.hidden(event, impression):
+            continue
+        if event.key == impression.key:
+            reason = "own"
+        elif event.user != impression.user:
+            reason = "other_user"
+        elif event.request == impression.request:
+            reason = "same_request"
+        elif event.time + log.delay == impression.request_time:
+            reason = "same_instant"
+        else:
+            reason = "late" if event.time < impression.request_time else "later"
+        groups[reason].add(event.key)
+    return groups
+
+
+def _changed(log: Log, impression: Impression, keys: set[int], change: Change, rng: random.Random) -> Log:
+    events: list[Event] = []
+    for event in log.events:
+        events += change(event, impression, log, rng) if event.key in keys else [event]
+    return replace(log, events=tuple(events))
+
+
+def _logs() -> Iterator[Log]:
+    yield random_log(seed=3)
+    yield random_log(seed=4, delay=4)
+
+
+def test_logs_hold_every_kind_of_hidden_event() -> None:
+    seen: dict[str, int] = {}
+    for log in _logs():
+        for impression in log.impressions:
+            for name, keys in _groups(log, impression).items():
+                seen[name] = seen.get(name, 0) + len(keys)
+    assert all(seen.values()), seen
+    assert set(seen) == {"own", "same_request", "same_instant", "late", "later", "other_user"}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", CHANGES)
+def test_hidden_events_do_not_matter(name: str, kind: str) -> None:
+    scorer = Scorer(CASES[name])
+    rng = random.Random(0)
+    for log in _logs():
+        base = scorer.score(log)
+        for index, impression in enumerate(log.impressions):
+            groups = _groups(log, impression)
+            everything = set().union(*groups.values())
+            for keys in [everything, *groups.values()] if index % 4 == 0 else [everything]:
+                if not keys:
+                    continue
+                score = scorer.score(_changed(log, impression, keys, CHANGES[kind], rng))[impression.key]
+                if kind in SAME_SHAPE and keys != everything:
+                    assert score == pytest.approx(base[impression.key], rel=0, abs=1e-12)
+                assert score == pytest.approx(base[impression.key], rel=0, abs=1e-12), (impression, keys)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_flipping_own_action_is_equal_to_the_bit(name: str) -> None:
+    """The label is the action's shadow: neither may reach the logit of its own impression, not even by a rounding."""
+    scorer = Scorer(CASES[name])
+    for log in _logs():
+        base = scorer.score(log)
+        for impression in log.impressions:
+            flipped = _changed(log, impression, {impression.key}, _flip, random.Random(0))
+            labels = tuple(replace(i, label=1 - i.label) for i in flipped.impressions)
+            assert scorer.score(replace(flipped, impressions=labels))[impression.key] == base[impression.key]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_to_hidden_events_is_zero(name: str) -> None:
+    scorer = Scorer(CASES[name])
+    for log in _logs():
+        batch = scorer.batch(log, separate=True)
+        embedded = look_up(batch)
+        leaves = [*embedded.items.values(), *embedded.events.values(), batch.events.numbers["dwell"]]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        logits = scorer(embedded, batch)
+        order = {key: row for row, key in enumerate(_event_keys(log, batch.num_events, scorer))}
+        for row, impression in enumerate(log.impressions):
+            grads = torch.autograd.grad(logits[row], leaves, retain_graph=True, allow_unused=False)
+            for event in log.events:
+                if event.key not in order:
+                    continue
+                moved = any(bool(grad[order[event.key]].any()) for grad in grads)
+                if log.hidden(event, impression):
+                    assert not moved, (impression, event)
+            newest = [e for e in log.stream(impression.user) if not log.hidden(e, impression)][-1:]
+            for event in newest:
+                assert any(bool(grad[order[event.key]].any()) for grad in grads), (impression, event)
+
+
+def _event_keys(log: Log, expected: int, scorer: Scorer) -> list[int]:
+    """Keys in the order of the packed events, recovered from what makes each unique: user, time, item and dwell."""
+    batch = scorer.batch(log)
+    by_dwell = {e.dwell: e.key for e in log.events}
+    keys = [by_dwell[d] for d in batch.events.numbers["dwell"].tolist()]
+    assert len(keys) == expected
+    return keys
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_visible_events_do_matter(name: str) -> None:
+    scorer = Scorer(CASES[name])
+    log = random_log(seed=5)
+    base = scorer.score(log)
+    for impression in log.impressions:
+        newest = [e for e in log.stream(impression.user) if not log.hidden(e, impression)][-1:]
+        for event in newest:
+            for change in SAME_SHAPE.values():
+                changed = _changed(log, impression, {event.key}, change, random.Random(0))
+                assert abs(scorer.score(changed)[impression.key] - base[impression.key]) > 1e-7, (impression, event)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alone_equals_together(name: str) -> None:
+    """An impression scored alone on what was known at its request: the neighbours in the batch must not show."""
+    scorer = Scorer(CASES[name])
+    for log in _logs():
+        base = scorer.score(log)
+        for impression in log.impressions:
+            alone = scorer.score(log.only(impression))
+            assert alone[impression.key] == pytest.approx(base[impression.key], rel=0, abs=1e-12)
+
+
+def test_alone_equals_together_with_items_only() -> None:
+    """Without event features events share vectors by (item, action), which is another path."""
+    scorer = Scorer(CASES["din"], ITEMS_ONLY)
+    for log in _logs():
+        base = scorer.score(log)
+        for impression in log.impressions:
+            assert scorer.score(log.only(impression))[impression.key] == pytest.approx(base[impression.key], abs=1e-12)
