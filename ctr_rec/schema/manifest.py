@@ -20,7 +20,11 @@ Category columns hold table rows; the raw value is found through the vocabulary.
 
 from __future__ import annotations
 
-from ctr_rec.config import Config
+from pathlib import Path
+
+from ctr_rec.config import Config, from_json
+from ctr_rec.errors import ConfigError, DataError
+from ctr_rec.files import is_file, join_path, read_text
 from ctr_rec.schema.log import LogSchema, Split
 
 MANIFEST = "manifest.json"
@@ -81,3 +85,14 @@ class LogManifest(Config):
     time_range: tuple[int, int]
     sources: tuple[SourceFile, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def load_manifest(log: str | Path) -> LogManifest:
+    """The manifest of a prepared log. Raises DataError when the folder is none, or its manifest cannot be read."""
+    path = join_path(log, MANIFEST)
+    if not is_file(path):
+        raise DataError(f"{log} is not a prepared log: it has no {MANIFEST}; make one with `ctr-rec prepare`")
+    try:
+        return from_json(LogManifest, read_text(path), path)
+    except ConfigError as error:
+        raise DataError(f"{error}; prepare the log again") from error

@@ -1,0 +1,77 @@
+"""A whole run as one config. A recipe is a function that returns it; `--set` changes single fields of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.config import Config
+from ctr_rec.errors import ConfigError
+from ctr_rec.models.tower import Filling, TowerConfig
+from ctr_rec.schema.table import EmbeddingSettings
+from ctr_rec.sharding.plan import ShardingConfig
+from ctr_rec.train.optimizers import DenseOptimizer, Schedule
+
+
+class Validation(Config):
+    """When the validation range is scored, what is watched, and when training stops early.
+
+    every: steps between validations; None means at the end of each epoch.
+    patience: stop after this many validations without a better `metric`; None never stops early.
+    """
+
+    metric: Literal["auc", "gauc", "logloss", "ne"] = "auc"
+    every: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+
+
+class Checkpointing(Config):
+    """every: steps between checkpoints besides those at validations and at the end; keep: of the last ones."""
+
+    every: int | None = Field(default=None, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+
+class TrainConfig(Config):
+    """strategy: a function of train/strategies.py. record_impressions: keep every impression id that was trained on.
+
+    threads: of torch inside each process; None leaves torch's choice (torchrun sets one).
+    """
+
+    seed: int = 1
+    strategy: Literal["joint"] = "joint"
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: int = Field(default=50, ge=1)
+    window: int = Field(default=100_000, ge=1, description="impressions in the window metrics of the log line")
+    threads: int | None = Field(default=None, ge=1)
+    record_impressions: bool = False
+
+
+class Run(Config):
+    """name appears in logs and reports; every other field is a part of the run."""
+
+    name: str
+    data: DataConfig
+    tower: SerializeAsAny[TowerConfig]
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    dense: DenseOptimizer = DenseOptimizer()
+    schedule: Schedule = Schedule()
+    sharding: ShardingConfig = ShardingConfig()
+    train: TrainConfig = TrainConfig()
+    validation: Validation = Validation()
+    checkpoint: Checkpointing = Checkpointing()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Run:
+        packed = isinstance(self.data.batches, Packed)
+        if packed != (self.tower.filling is Filling.PACKED):
+            raise ConfigError(
+                f"tower {type(self.tower).__name__} reads {self.tower.filling.value} batches, but data.batches is "
+                f"{type(self.data.batches).__name__}; set data.batches to "
+                f"{'Packed(...)' if self.tower.filling is Filling.PACKED else 'Pointwise(...)'}"
+            )
+        return self

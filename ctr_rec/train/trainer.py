@@ -1,0 +1,202 @@
+"""The trainer: runs a list of stages, validates, saves, stops in order. It names no tower and no strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from ctr_rec.batch.reader import Reader
+from ctr_rec.evaluate.predict import predict
+from ctr_rec.metrics.mergeable import all_metrics
+from ctr_rec.train.build import Built
+from ctr_rec.train.checkpoints import Checkpoints
+from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.record import IntervalLog, Record
+from ctr_rec.train.run import Run
+from ctr_rec.train.seen import SeenImpressions
+from ctr_rec.train.stage import Stage
+from ctr_rec.train.step import Stepper, resolve_precision
+from ctr_rec.train.stop import StopRequest
+from ctr_rec.train.strategies import stages
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come: plain data. `batch` is the next global batch of `epoch` within stage number `stage`.
+
+    epoch counts over the whole run, so that no two epochs are shuffled alike. best: the best watched metric so far;
+    worse: validations since then.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float | None = None
+    worse: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: "finished", "early" (validation no longer improved) or "stopped" (asked to)."""
+
+    end: str
+    position: Position
+
+
+class Trainer:
+    """One rank's view of a run. `fit` goes from `position` to the end, or to where it is asked to stop."""
+
+    def __init__(self, run: Run, folder: RunFolder, built: Built) -> None:
+        self.run = run
+        self.folder = folder
+        self.built = built
+        self.group = built.group
+        self.stages = stages(run)
+        dtype = resolve_precision(run.train.precision, self.group.device)
+        self.stepper = Stepper(built.parallel, run.dense, self.group.size, dtype)
+        self.reader = built.reader("train", run.train.seed)
+        self.position = Position()
+        self.log = IntervalLog(self.group, run.train.window)
+        self.checkpoints = Checkpoints(folder, run, built, self.stepper.dense_optimizer)
+        self._waited = 0.0
+        self.total_steps = sum(s.epochs for s in self.stages) * self.reader.num_batches()
+        if run.train.max_steps is not None:
+            self.total_steps = min(self.total_steps, run.train.max_steps)
+
+    def resume(self) -> None:
+        """Goes on from the last checkpoint; raises CheckpointError when there is none that belongs to this run."""
+        state = self.checkpoints.load_last(self.log)
+        self.position = Position(**state)
+        if self.group.is_main:
+            self.folder.forget_after(self.position.step)
+        self.group.barrier()
+
+    def fit(self) -> Outcome:
+        """Trains. Every rank returns the same outcome; the last checkpoint is written before it returns."""
+        with StopRequest() as stop, Record(self.folder.path, self.group.is_main, self.total_steps) as record:
+            seen = self._seen()
+            end = "finished"
+            try:
+                for end in self._steps(record, seen):
+                    if end == "early":
+                        break
+                    if stop.agreed(self.group):
+                        end = "stopped"
+                        break
+                else:
+                    end = "finished"
+            finally:
+                if seen is not None:
+                    seen.close()
+            self._save(record)
+            self._say_end(record, end)
+        return Outcome(end, self.position)
+
+    def _steps(self, record: Record, seen: SeenImpressions | None) -> Iterator[str]:
+        """Yields after each step: "on", or "early" when validation says that it is enough."""
+        done_epochs = 0
+        for number, stage in enumerate(self.stages):
+            if number >= self.position.stage:
+                yield from self._stage(number, stage, done_epochs, record, seen)
+            done_epochs += stage.epochs
+
+    def _stage(
+        self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None
+    ) -> Iterator[str]:
+        if self.position.stage != number:
+            self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0)
+        while self.position.epoch < first_epoch + stage.epochs:
+            epoch = self.position.epoch
+            for batch in self.reader.batches(epoch, start=self.position.batch):
+                if self.position.step >= self.total_steps:
+                    return
+                factor = self.run.schedule.factor(self.position.step, self.total_steps)
+                result = self.stepper.step(batch.to(self.group.device), factor)
+                self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
+                self.log.add(batch, result)
+                if seen is not None:
+                    seen.add(self.position.step, batch.impression_id[batch.weight > 0].numpy())
+                yield self._after_step(epoch, factor, record, seen)
+            self.position = replace(self.position, epoch=epoch + 1, batch=0)
+
+    def _after_step(self, epoch: int, factor: float, record: Record, seen: SeenImpressions | None) -> str:
+        step = self.position.step
+        record.advance(step)
+        last_of_epoch = self.position.batch == self.reader.num_batches()
+        if step % self.run.train.log_every == 0 or last_of_epoch:
+            waited, self._waited = self.reader.waited - self._waited, self.reader.waited
+            record.train_line(step, epoch, self.run.dense.lr * factor, self.log.line(waited))
+        every = self.run.validation.every
+        if step == self.total_steps or (last_of_epoch if every is None else step % every == 0):
+            return self._validate(record, seen)
+        if self.run.checkpoint.every is not None and step % self.run.checkpoint.every == 0:
+            self._save(record, seen)
+        return "on"
+
+    def _validate(self, record: Record, seen: SeenImpressions | None) -> str:
+        """Scores the validation range, keeps the best checkpoint, and says whether to go on."""
+        with self._paused():
+            predictions = predict(
+                self.built.parallel.model, self.built.reader("valid", 0), self.group, self.built.item_is_new
+            )
+            metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
+            watched = self.run.validation
+            value = float(metrics[watched.metric])
+            sign = 1.0 if watched.metric in ("auc", "gauc") else -1.0
+            best = self.position.best
+            better = best is None or (np.isfinite(value) and sign * value > sign * best)
+            self.position = replace(
+                self.position, best=value if better else best, worse=0 if better else self.position.worse + 1
+            )
+            record.write("valid", self.position.step, {k: float(v) for k, v in metrics.items()})
+            record.say(
+                f"step {self.position.step} validation | auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f} "
+                f"logloss {metrics['logloss']:.4f} ne {metrics['ne']:.4f} calibration {metrics['calibration']:.3f} "
+                f"| {'best' if better else 'not better than'} {watched.metric} {self.position.best:.4f}"
+            )
+        self._save(record, seen, best=better)
+        patience = watched.patience
+        return "early" if patience is not None and self.position.worse >= patience else "on"
+
+    def _save(self, record: Record, seen: SeenImpressions | None = None, best: bool = False) -> None:
+        with self._paused():
+            if seen is not None:
+                seen.flush()
+            started = time.perf_counter()
+            self.checkpoints.save(asdict(self.position), self.log, best)
+            seconds = time.perf_counter() - started
+        if seconds > 25:
+            record.say(
+                f"saving took {seconds:.0f} s: launchers kill a job about 30 s after SIGTERM, so a stop may lose the "
+                "steps since the last checkpoint; set checkpoint.every"
+            )
+
+    def _seen(self) -> SeenImpressions | None:
+        if not self.run.train.record_impressions:
+            return None
+        return SeenImpressions(self.folder.path / "seen", self.group.index)
+
+    def _say_end(self, record: Record, end: str) -> None:
+        why = {"early": "validation no longer improves", "stopped": "asked to stop; --resume goes on from here"}
+        record.say(f"{end} at step {self.position.step}" + (f": {why[end]}" if end in why else ""))
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.log.pause(time.perf_counter() - started)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Dropout and the like differ by rank; initial weights do not (see sharding/)."""
+    np.random.seed(seed * 1_000 + rank)
+    torch.manual_seed(seed * 1_000 + rank)
+
