@@ -168,14 +168,14 @@ def inspect(path: Path) -> int:
 
 
 @commands.command()
-@click.option("--log", type=PATH, help="Prepared log: are its tables too large for this machine?")
-@click.option("--dim", type=click.IntRange(min=1), default=16, show_default=True, help="Table width to reckon with.")
-@click.option("--run-dir", type=PATH, default=Path(), help="Where runs are to be written; default here.")
-def doctor(log: Path | None, dim: int, run_dir: Path) -> int:
+@click.option("--recipe", metavar="RECIPE.py:FUNCTION", help="Do the tables of this recipe fit into this machine?")
+@click.option("--log", type=PATH, help="Prepared log: of the recipe, instead of its own, or alone, at default widths.")
+@click.option("--run-dir", type=PATH, default=Path("."), help="Where runs are to be written; default here.")
+def doctor(recipe: str | None, log: Path | None, run_dir: Path) -> int:
     """Say in plain sentences whether training can work here; exit status 1 when it cannot."""
     from ctr_rec.doctor import examine
 
-    return examine(log, dim, run_dir)
+    return examine(recipe, log, run_dir)
 
 
 @commands.command()

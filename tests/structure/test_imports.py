@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "evaluate": FLOWS,
     "serve": FLOWS,
     "inspect": FLOWS,
-    "doctor": DATA,
+    "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
     "cli": FLOWS | {"prepare", "inspect", "doctor", "bench"},
     "__main__": {"cli"},
