@@ -1,0 +1,260 @@
+"""Raw log to prepared log: partition by user, arrange and count, then encode and write. The manifest is written last.
+
+Memory is bounded by one partition (`partition_events`), the items and the distinct ids of the vocabularies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ctr_rec.errors import DataError
+from ctr_rec.prepare.arrange import arrange, split_of
+from ctr_rec.prepare.counting import ItemCounters, counter_columns
+from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
+from ctr_rec.prepare.fingerprint import Fingerprint, source_file
+from ctr_rec.prepare.output import building, storage_errors
+from ctr_rec.prepare.progress import Progress
+from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
+from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe
+from ctr_rec.prepare.scatter import scatter, sink
+from ctr_rec.prepare.statistics import Moments, Statistics
+from ctr_rec.prepare.values import check_events, check_features, check_unique
+from ctr_rec.prepare.vocabulary import Rows, vocabulary_path
+from ctr_rec.prepare.write import PartWriter, write_table
+from ctr_rec.schema.log import LogSchema, Side, Split
+from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
+
+ROW_GROUP_EVENTS = 131_072
+PARTITION_EVENTS = 2_000_000
+
+
+@dataclass
+class _Work:
+    """What the passes hand on: temporary folder, schema, split, counted statistics, finished vocabularies."""
+
+    folder: Path
+    log: str
+    schema: LogSchema
+    split: Split
+    progress: Progress
+    parts: int
+    statistics: Statistics
+
+    def events(self, part: int) -> Path:
+        return self.folder / f"events-{part:05d}.parquet"
+
+    def arranged(self, part: int) -> Path:
+        return self.folder / f"arranged-{part:05d}.parquet"
+
+    def users(self, part: int) -> Path:
+        return self.folder / f"users-{part:05d}.parquet"
+
+
+def prepare(
+    recipe_dir: Path,
+    raw: Path,
+    out: Path,
+    split: Split | None = None,
+    row_group_events: int = ROW_GROUP_EVENTS,
+    partition_events: int = PARTITION_EVENTS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> LogManifest:
+    """Builds a prepared log in `out` from raw files, by a recipe of `data/`.
+
+    recipe_dir: folder with schema.py and build.py. raw: what the recipe's `read` takes. split: the recipe's default
+    where None. row_group_events: events per row group at most (whole users). partition_events: events held in memory.
+
+    Raises:
+        ConfigError: the recipe is none. SchemaError: schema and raw columns contradict each other.
+        DataError: a raw value or file is not what the schema says, or `out` cannot be written.
+    """
+    recipe = load_data_recipe(recipe_dir)
+    return prepare_log(
+        recipe,
+        raw,
+        out,
+        split or recipe.split(),
+        row_group_events=row_group_events,
+        partition_events=partition_events,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def prepare_log(
+    recipe: DataRecipe,
+    raw: Path,
+    out: Path,
+    split: Split,
+    *,
+    row_group_events: int = ROW_GROUP_EVENTS,
+    partition_events: int = PARTITION_EVENTS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> LogManifest:
+    """`prepare` for a recipe that is already loaded."""
+    schema = recipe.schema
+    check_names(schema)
+    if not raw.exists():
+        raise DataError(f"raw log {raw} does not exist; give the folder that {recipe.folder / 'README.md'} describes")
+    log = recipe.read(raw)
+    with building(out, overwrite) as temporary:
+        work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, Statistics(schema))
+        with storage_errors(out):
+            work.folder.mkdir()
+            _partition(work, log, partition_events)
+            users = _arrange_and_count(work)
+            manifest = _encode_and_write(work, log, temporary, row_group_events, users)
+            _remove_passes(work.folder)
+            (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def _partition(work: _Work, log: RawLog, partition_events: int) -> None:
+    whole = work.folder / "all.parquet"
+    events = canonical_events(log, work.schema)
+    users = canonical_side(log.users, work.schema, Side.USER, log)
+    with work.progress.stage("read", 1) as advance:
+        rows = sink(events, whole, "events", work.log)
+        advance(1)
+    if rows == 0:
+        raise DataError(f"events of {work.log}: expected at least one event, got an empty file; is it the right one?")
+    work.parts = math.ceil(rows / partition_events)
+    scatter(whole, "user_id", [work.events(p) for p in range(work.parts)], work.progress)
+    if users is not None:
+        if sink(users, whole, "users", work.log) == 0:
+            raise DataError(f"users of {work.log}: expected at least one user, got none; is it the right file?")
+        scatter(whole, "user_id", [work.users(p) for p in range(work.parts)], work.progress)
+    items = canonical_side(log.items, work.schema, Side.ITEM, log)
+    if items is not None:
+        sink(items, work.folder / "items.parquet", "items", work.log)
+
+
+def _arrange_and_count(work: _Work) -> bool:
+    """Orders and counts each partition; returns whether there are user features."""
+    has_users = bool(work.schema.of(Side.USER))
+    with work.progress.stage("order and count", work.parts) as advance:
+        for part in range(work.parts):
+            events = pl.read_parquet(work.events(part))
+            check_events(events, work.schema, work.log)
+            events = arrange(events, work.split)
+            events = events.with_columns(split_of(pl.col("request_time"), work.split).alias("split"))
+            work.statistics.add_events(events)
+            if has_users:
+                _count_users(work, part, events)
+            events.write_parquet(work.arranged(part), compression="lz4")
+            work.events(part).unlink()
+            advance(1)
+    _check_splits(work)
+    return has_users
+
+
+def _count_users(work: _Work, part: int, events: pl.DataFrame) -> None:
+    """Joins the profiles to the partition's users, in their order, and counts them by training events."""
+    users = pl.read_parquet(work.users(part))
+    check_unique(users, "user_id", f"users of {work.log}")
+    present = events.group_by("user_id", maintain_order=True).agg((pl.col("split") == 0).sum().alias("_train"))
+    users = _attributes(present, users, "user_id", work, Side.USER)
+    work.statistics.add_side(users, Side.USER, users["_train"])
+    users.write_parquet(work.users(part), compression="lz4")
+
+
+def _attributes(present: pl.DataFrame, frame: pl.DataFrame, key: str, work: _Work, side: Side) -> pl.DataFrame:
+    """`present` with the attributes of `frame`, checked. Raises DataError where an id has none."""
+    absent = present.join(frame, on=key, how="anti", maintain_order="left")
+    if absent.height:
+        raise DataError(
+            f"{side.value}s of {work.log}: {absent.height} {key}s of the events have no row, the first is "
+            f"{absent[key][0]!r}; expected one row per {key}: add rows or drop these events in build.py"
+        )
+    joined = present.join(frame, on=key, how="left", maintain_order="left")
+    check_features(joined, work.schema.of(side), f"{side.value}s of {work.log}")
+    return joined
+
+
+def _check_splits(work: _Work) -> None:
+    counts = work.statistics.impressions
+    empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
+    if empty:
+        ends = work.split
+        raise DataError(
+            f"{work.log}: the split leaves {', '.join(empty)} without impressions "
+            f"(train <= {ends.train_end} < valid <= {ends.valid_end} < test"
+            f"{'' if ends.test_end is None else f' <= {ends.test_end}'}: {' / '.join(map(str, counts))}); the log's "
+            f"request times run from {work.statistics.first_time} to {work.statistics.last_time}: "
+            "choose other ends in schema.py"
+        )
+
+
+def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int, has_users: bool) -> LogManifest:
+    schema, statistics = work.schema, work.statistics
+    items = statistics.items()
+    if schema.of(Side.ITEM):
+        attributes = pl.read_parquet(work.folder / "items.parquet")
+        check_unique(attributes, "item_id", f"items of {work.log}")
+        items = _attributes(items, attributes, "item_id", work, Side.ITEM)
+        statistics.add_side(items, Side.ITEM, items["count"])
+    rows = {v.table: Rows(v, statistics.counts[v.table].frame()) for v in schema.vocabularies}
+    numbered = items.select("item_id").with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("item"))
+    counters = ItemCounters(work.folder, schema, [work.arranged(p) for p in range(work.parts)], numbered, statistics)
+    writer, fingerprint = PartWriter(out, schema, work.split, row_group_events), Fingerprint(schema, work.split)
+    moments = {f"{c.name}_{part}": Moments() for c in schema.counters for part in ("count", "rate")}
+    with work.progress.stage("encode and write", work.parts) as advance:
+        for part in range(work.parts):
+            events = pl.read_parquet(work.arranged(part))
+            events = events.join(numbered, on="item_id", how="left", maintain_order="left")
+            present = events.select("user_id").unique(maintain_order=True)
+            users = pl.read_parquet(work.users(part)) if has_users else present
+            lengths = events.select(pl.col("user_id").rle_id()).to_series().to_numpy()
+            offsets = np.concatenate([[0], np.cumsum(np.bincount(lengths, minlength=users.height))]).astype(np.int64)
+            counted = counter_columns(events, offsets, schema, statistics, counters.of(part), moments)
+            events = events.with_columns(pl.col("request") + statistics.first_request[part])
+            table = by_user(event_columns(events, schema, rows, counted), offsets, writer.users)
+            profile = {"user": table.column("user"), "user_id": raw_ids(users["user_id"])}
+            profile |= side_columns(users, schema, Side.USER, rows)
+            writer.write(part, table, pa.table(profile), offsets, fingerprint)
+            work.arranged(part).unlink()
+            advance(1)
+    item_columns: dict[str, pa.Array] = {
+        "item_id": raw_ids(items["item_id"]),
+        "first_time": pa.array(items["first_time"].to_numpy(), pa.int64()),
+        **side_columns(items, schema, Side.ITEM, rows),
+    }
+    _write_small(out, pa.table(item_columns), rows, fingerprint)
+    numbers = {name: m.info() for name, m in {**statistics.moments, **moments}.items()}
+    return LogManifest(
+        fingerprint=fingerprint.value(),
+        data_schema=schema,
+        split=work.split,
+        tables={table: r.info for table, r in rows.items()},
+        numbers=numbers,
+        row_groups=tuple(writer.row_groups),
+        users=writer.users,
+        items=items.height,
+        events=writer.events,
+        impressions=writer.impressions(),
+        positives={name: (p[0], p[1], p[2]) for name, p in writer.positives.items()},
+        time_range=(statistics.first_time, statistics.last_time),
+        sources=tuple(source_file(p) for p in log.sources),
+    )
+
+
+def _write_small(out: Path, items: pa.Table, rows: dict[str, Rows], fingerprint: Fingerprint) -> None:
+    write_table(out / "items" / "items.parquet", items)
+    fingerprint.add("items", items)
+    for name in sorted(rows):
+        write_table(vocabulary_path(out, name), rows[name].table())
+        fingerprint.add(f"vocabulary/{name}", rows[name].table())
+
+
+def _remove_passes(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()

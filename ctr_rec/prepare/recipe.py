@@ -1,0 +1,89 @@
+"""A data recipe: a folder with `schema.py` (what the columns mean) and `build.py` (how the raw files are read)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import ValidationError
+
+from ctr_rec.config import explain
+from ctr_rec.errors import ConfigError, CtrRecError
+from ctr_rec.prepare.raw import RawLog
+from ctr_rec.schema.log import LogSchema, Split
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """schema: of the log. splits: by name, "default" among them. read: raw folder or file -> RawLog."""
+
+    folder: Path
+    schema: LogSchema
+    splits: Mapping[str, Split]
+    read: Callable[[Path], RawLog]
+
+    def split(self, name: str = "default") -> Split:
+        """Raises ConfigError that lists the recipe's splits."""
+        if name not in self.splits:
+            near = difflib.get_close_matches(name, list(self.splits), n=2, cutoff=0.4)
+            raise ConfigError(
+                f"{self.folder / 'schema.py'} has no split {name!r}; it has {', '.join(near or self.splits)}"
+            )
+        return self.splits[name]
+
+
+def load_data_recipe(folder: Path) -> DataRecipe:
+    """Loads a recipe folder.
+
+    Raises:
+        ConfigError: a file or a name is missing, or the recipe raises when it is loaded.
+    """
+    for file in ("schema.py", "build.py"):
+        if not (folder / file).is_file():
+            raise ConfigError(
+                f"{folder} is no data recipe: expected schema.py and build.py, {file} is missing; "
+                "make one with ctr-rec init, or look at data/movielens_100k"
+            )
+    schema_module, build_module = _load(folder / "schema.py"), _load(folder / "build.py")
+    schema = getattr(schema_module, "SCHEMA", None)
+    if not isinstance(schema, LogSchema):
+        raise ConfigError(f"{folder / 'schema.py'}: expected SCHEMA, a LogSchema, got {type(schema).__name__}")
+    splits = getattr(schema_module, "SPLITS", None)
+    if splits is None and isinstance(getattr(schema_module, "SPLIT", None), Split):
+        splits = {"default": schema_module.SPLIT}
+    if (
+        not isinstance(splits, dict)
+        or "default" not in splits
+        or not all(isinstance(s, Split) for s in splits.values())
+    ):
+        raise ConfigError(
+            f"{folder / 'schema.py'}: expected SPLIT = Split(train_end=..., valid_end=...), or SPLITS, a dict of splits "
+            'with the key "default"'
+        )
+    read: Callable[[Path], RawLog] | None = getattr(build_module, "read", None)
+    if read is None:
+        raise ConfigError(f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog")
+    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read)
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"ctr_rec_data_{path.parent.name}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except CtrRecError:
+        raise
+    except ValidationError as error:
+        raise explain(error, str(path)) from error
+    except Exception as error:
+        raise ConfigError(f"{path} raises {type(error).__name__} when loaded: {error}") from error
+    return module
