@@ -42,6 +42,8 @@ def test_names_say_what_is_inside() -> None:
 def covering_tests(module: Module) -> list[str]:
     """Where the tests of a module may live: its mirror; for the files of one op, that op's folder or file."""
     parts = module.name.split(".")[1:]
+    if module.path.name == "__init__.py" and parts:
+        parts = [*parts, parts[-1]]
     if parts[0] == "ops" and len(parts) > 1:
         return [f"tests/ops/{parts[1]}/test_*.py", f"tests/ops/test_{parts[1]}.py"]
     return ["/".join(["tests", *parts[:-1], f"test_{parts[-1]}.py"])]
