@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from ctr_rec.errors import ConfigError
 
@@ -187,7 +188,7 @@ def open_group(device: str = "auto", timeout_minutes: float = 30, init_method: s
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
     if place.size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(
             backend, init_method=init_method, rank=place.rank, world_size=place.size, timeout=timeout

@@ -29,7 +29,8 @@ def collectives(group: Group) -> dict[str, object]:
 
 def test_collectives_over_two_ranks() -> None:
     first, second = run_ranks(collectives, 2)
-    assert first["main"] and not second["main"]
+    assert first["main"]
+    assert not second["main"]
     assert first["kept"] == [1.0, 0.0]
     for result in (first, second):
         assert result["sum"] == [2.0, 1.0]
@@ -48,7 +49,8 @@ def test_one_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
         with open_group("cpu") as group:
             result = collectives(group)
         assert result["sum"] == [1.0, 0.0]
-        assert result["main"] and group.size == 1
+        assert result["main"]
+        assert group.size == 1
 
 
 def test_group_closes_after_an_error() -> None:
