@@ -13,6 +13,7 @@ import torch
 
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
@@ -22,6 +23,9 @@ CASES: dict[str, TowerConfig] = {
     "dcn_v2": DCNv2Config(cross_layers=2),
     "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),
+    "hstu": HSTUConfig(width=8, heads=2, head_width=3, window=4, layers=2),
+    "hstu_deep": HSTUConfig(width=6, heads=1, head_width=4, window=50, layers=3, norm=AttentionNorm.VISIBLE_COUNT),
+    "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
 }
 Change = Callable[[Event, Impression, Log, random.Random], list[Event]]
 
