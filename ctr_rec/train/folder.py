@@ -1,10 +1,10 @@
 """A run's folder: where each thing of a run lies, and what makes it a run.
 
-    config.json         the resolved run              metrics.jsonl   one JSON object per log line and validation
-    environment.json    versions, code, hardware      tensorboard/    the same numbers as event files
-    plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
-    predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
-    report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
+config.json         the resolved run              metrics.jsonl   one JSON object per log line and validation
+environment.json    versions, code, hardware      tensorboard/    the same numbers as event files
+plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
+predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
+report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def seen(self) -> Path:
+        return self.path / "seen"
+
+    @property
     def clean_stop(self) -> Path:
         return self.path / "clean-stop.json"
 
@@ -71,7 +75,7 @@ class RunFolder:
         if not os.access(self.path, os.W_OK):
             raise ConfigError(f"run folder {self.path} is not writable; choose another --run-dir")
         if filled and not resume:
-            raise ConfigError(f"run folder {self.path} is not empty; add --resume to go on, or choose another --run-dir")
+            raise ConfigError(f"run folder {self.path} is not empty; add --resume to go on or choose another --run-dir")
         if resume and not self.config.is_file():
             raise ConfigError(f"nothing to resume in {self.path}: it has no config.json; start it without --resume")
         if resume:
@@ -100,7 +104,7 @@ class RunFolder:
             )
 
     def forget_after(self, step: int) -> None:
-        """Drops log lines and recorded impressions later than the checkpoint that training goes on from."""
+        """Drops log lines later than the checkpoint that training goes on from."""
         if self.metrics.is_file():
             lines = self.metrics.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]

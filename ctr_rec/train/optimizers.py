@@ -38,7 +38,7 @@ class DenseOptimizer(Config):
 
 
 class Schedule(Config):
-    """Factor on every learning rate, dense and tables: linear warm-up, then constant, linear or cosine decay to `end`."""
+    """Factor on every learning rate, dense and tables: linear warm-up, then constant, linear or cosine decay."""
 
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["constant", "linear", "cosine"] = "constant"

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from ctr_rec.batch.reader import Reader
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.metrics.mergeable import all_metrics
 from ctr_rec.train.build import Built
@@ -18,7 +17,7 @@ from ctr_rec.train.checkpoints import Checkpoints
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.record import IntervalLog, Record
 from ctr_rec.train.run import Run
-from ctr_rec.train.seen import SeenImpressions
+from ctr_rec.train.seen import SeenImpressions, forget_seen_after
 from ctr_rec.train.stage import Stage
 from ctr_rec.train.step import Stepper, resolve_precision
 from ctr_rec.train.stop import StopRequest
@@ -75,6 +74,7 @@ class Trainer:
         self.position = Position(**state)
         if self.group.is_main:
             self.folder.forget_after(self.position.step)
+            forget_seen_after(self.folder.seen, self.position.step)
         self.group.barrier()
 
     def fit(self) -> Outcome:
@@ -180,7 +180,7 @@ class Trainer:
     def _seen(self) -> SeenImpressions | None:
         if not self.run.train.record_impressions:
             return None
-        return SeenImpressions(self.folder.path / "seen", self.group.index)
+        return SeenImpressions(self.folder.seen, self.group.index)
 
     def _say_end(self, record: Record, end: str) -> None:
         why = {"early": "validation no longer improves", "stopped": "asked to stop; --resume goes on from here"}
@@ -199,4 +199,3 @@ def seed_everything(seed: int, rank: int) -> None:
     """Dropout and the like differ by rank; initial weights do not (see sharding/)."""
     np.random.seed(seed * 1_000 + rank)
     torch.manual_seed(seed * 1_000 + rank)
-

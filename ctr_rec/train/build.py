@@ -1,0 +1,63 @@
+"""From a run to its parts on this rank: log, spec, ranker on all ranks, readers. Shared by training and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from ctr_rec.batch.reader import Reader
+from ctr_rec.errors import ConfigError
+from ctr_rec.files import join_path, local_file
+from ctr_rec.models.ranker import Ranker
+from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
+from ctr_rec.schema.table import SparseSpec, sparse_spec
+from ctr_rec.sharding.group import Group
+from ctr_rec.sharding.parallelize import Parallel, parallelize
+from ctr_rec.train.run import Run
+
+
+@dataclass(frozen=True)
+class Built:
+    """The parts of a run. item_is_new: bool per item number, first seen after the training range."""
+
+    run: Run
+    manifest: LogManifest
+    spec: SparseSpec
+    group: Group
+    parallel: Parallel
+    item_is_new: np.ndarray
+
+    def reader(self, split: str, seed: int) -> Reader:
+        """A reader of one split; only training is shuffled."""
+        data = self.run.data if split == "train" else self.run.data.model_copy(update={"shuffle": False})
+        return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
+
+
+def build(run: Run, group: Group) -> Built:
+    """Opens the log and places the model. The start is a function of the seed alone, whatever the ranks and the plan.
+
+    Raises:
+        ConfigError: a label or a setting that the log does not know, or a placement that the device cannot do.
+        DataError: the log cannot be read.
+    """
+    manifest = load_manifest(run.data.log)
+    labels = manifest.data_schema.labels
+    if run.data.label not in labels:
+        raise ConfigError(f"data.label is {run.data.label!r}, but the log {run.data.log} has {', '.join(labels)}")
+    counts = dict(zip(SPLITS, manifest.impressions, strict=True))
+    if counts["train"] == 0:
+        raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
+    spec = sparse_spec(manifest, run.embedding)
+    torch.manual_seed(run.train.seed)
+    ranker = Ranker(spec, run.tower, tuple(run.data.channels))
+    parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed)
+    return Built(run, manifest, spec, group, parallel, _item_is_new(run.data.log, manifest))
+
+
+def _item_is_new(log: str, manifest: LogManifest) -> np.ndarray:
+    path = local_file(join_path(log, "items", "items.parquet"))
+    first_time = pq.read_table(path, columns=["first_time"])["first_time"].to_numpy()
+    return first_time > manifest.split.train_end

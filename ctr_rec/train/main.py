@@ -1,0 +1,69 @@
+"""`ctr-rec train`: the same on one process, under torchrun, and in a TorchX job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ctr_rec.config import load_recipe, override
+from ctr_rec.errors import CtrRecError
+from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.train.build import Built, build
+from ctr_rec.train.environment import environment
+from ctr_rec.train.folder import RunFolder, write_json
+from ctr_rec.train.run import Run
+from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
+
+
+def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool) -> int:
+    """Trains the run that the recipe returns. Exit status 0 also when it was asked to stop and saved in time.
+
+    Raises:
+        CtrRecError: anything the user can mend, on every rank.
+    """
+    run = override(load_recipe(recipe, Run), overrides)
+    with open_group() as group:
+        fit(run, RunFolder(run_dir), group, resume)
+    return 0
+
+
+def fit(run: Run, folder: RunFolder, group: Group, resume: bool) -> Outcome:
+    """Trains on this rank of an open group and leaves the whole truth in the run folder."""
+    if run.train.threads is not None:
+        torch.set_num_threads(run.train.threads)
+    on_main(group, lambda: folder.open(run, resume))
+    built = build(run, group)
+    seed_everything(run.train.seed, group.index)
+    trainer = Trainer(run, folder, built)
+    if group.is_main:
+        _describe(folder, built)
+    if resume:
+        trainer.resume()
+    outcome = trainer.fit()
+    if group.is_main:
+        write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})
+    group.barrier()
+    return outcome
+
+
+def on_main(group: Group, action: Callable[[], None]) -> None:
+    """Does something once; what it raises is raised on every rank, so that none waits for a rank that is gone."""
+    error: CtrRecError | None = None
+    if group.is_main:
+        try:
+            action()
+        except CtrRecError as caught:
+            error = caught
+    error = group.broadcast_object(error)
+    if error is not None:
+        raise error
+
+
+def _describe(folder: RunFolder, built: Built) -> None:
+    from rich.console import Console
+
+    write_json(folder.path / "environment.json", environment(built.group))
+    built.parallel.plan.save(folder.path / "plan.json")
+    Console(stderr=True).print(built.parallel.plan.rich())

@@ -1,0 +1,106 @@
+"""Runs on MovieLens. Each function returns a whole run; `--set` changes single fields.
+
+    ctr-rec prepare data/movielens_1m --raw FOLDER --out logs/movielens_1m
+    ctr-rec train launch/recipes/movielens.py:din --run-dir runs/din --set train.seed=3
+
+Fields every model reads: film (id, genres, year), the rating level of past events, their time and order, the user's
+profile, hour and weekday of the request. Running counters of film and user are in the log; `*_counters` recipes read
+them.
+"""
+
+from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config
+from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
+from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.tower import TowerConfig
+from ctr_rec.schema.table import EmbeddingSettings
+from ctr_rec.sharding.plan import ShardingConfig
+from ctr_rec.sharding.tables import TableOptimizer
+from ctr_rec.train.optimizers import DenseOptimizer
+from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
+
+LOG = "logs/movielens_1m"
+COUNTERS = ("item_like", "user_like")
+# Action codes are rating levels: 0 to 4 stand for one to five stars.
+DISLIKED, LIKED = (0, 1, 2), (3, 4)
+
+
+def _pointwise(name: str, tower: TowerConfig, channels: dict[str, Channel]) -> Run:
+    return Run(
+        name=name,
+        data=DataConfig(log=LOG, label="liked", batches=Pointwise(impressions=4096), channels=channels),
+        tower=tower,
+        embedding=EmbeddingSettings(dim=16, exclude=COUNTERS),
+        sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
+        dense=DenseOptimizer(lr=1e-3, clip=10.0),
+        train=TrainConfig(epochs=3),
+        validation=Validation(metric="auc", patience=1),
+        checkpoint=Checkpointing(keep=1),
+    )
+
+
+def _recent() -> dict[str, Channel]:
+    return {"recent": Channel(last=100)}
+
+
+def _by_taste() -> dict[str, Channel]:
+    return {"liked": Channel(actions=LIKED, last=50), "disliked": Channel(actions=DISLIKED, last=50)}
+
+
+def mlp() -> Run:
+    """Mean of the last 100 events beside the candidate."""
+    return _pointwise("mlp", MLPConfig(), _recent())
+
+
+def dcn_v2() -> Run:
+    """The MLP's inputs with explicit crosses."""
+    return _pointwise("dcn_v2", DCNv2Config(), _recent())
+
+
+def din() -> Run:
+    """Target attention over the last 50 liked and the last 50 disliked films, with rating level, age and order."""
+    return _pointwise("din", DINConfig(), _by_taste())
+
+
+def din_fuxictr() -> Run:
+    """What FuxiCTR's DIN reads: film ids of two histories and the profile; no times, no order, no genres."""
+    context = ContextSettings(use_request=False, use_counters=False, use_time=False)
+    tower = DINConfig(context=context, use_action=False, use_age=False, use_order=False)
+    run = _pointwise("din_fuxictr", tower, _by_taste())
+    return run.model_copy(update={"embedding": EmbeddingSettings(dim=16, exclude=(*COUNTERS, "genres", "year"))})
+
+
+def hstu() -> Run:
+    """Whole users packed: every impression of a user in one pass, two layers over a window of 256 events."""
+    return Run(
+        name="hstu",
+        data=DataConfig(log=LOG, label="liked", batches=Packed(tokens=16384, context=512)),
+        tower=HSTUConfig(),
+        embedding=EmbeddingSettings(dim=32, exclude=COUNTERS),
+        sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
+        dense=DenseOptimizer(lr=1e-3, clip=10.0),
+        train=TrainConfig(epochs=3),
+        validation=Validation(metric="auc", patience=1),
+        checkpoint=Checkpointing(keep=1),
+    )
+
+
+def _small(run: Run) -> Run:
+    """The same model on MovieLens-100K: a tenth of the data, so smaller batches."""
+    packed = isinstance(run.data.batches, Packed)
+    batches = Packed(tokens=4096, context=512) if packed else Pointwise(impressions=1024)
+    data = run.data.model_copy(update={"log": "logs/movielens_100k", "batches": batches})
+    train = run.train.model_copy(update={"epochs": 4, "log_every": 20})
+    return run.model_copy(update={"name": f"{run.name}_100k", "data": data, "train": train})
+
+
+def din_100k() -> Run:
+    """`din` on MovieLens-100K."""
+    return _small(din())
+
+
+def hstu_100k() -> Run:
+    """`hstu` on MovieLens-100K."""
+    return _small(hstu())
