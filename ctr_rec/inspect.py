@@ -1,0 +1,156 @@
+"""Says what a path is: a prepared log, a run folder or a checkpoint, and what is in it. Reads no tensor."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctr_rec.config import from_json
+from ctr_rec.errors import CheckpointError, ConfigError, DataError
+from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+CONFIG = "config.json"
+
+
+def describe(path: Path, console: Console | None = None) -> str:
+    """Prints what `path` is and returns the word for it: "log", "run" or "checkpoint".
+
+    Raises:
+        ConfigError: it is none of them. DataError, CheckpointError: its manifest cannot be read.
+    """
+    from rich.console import Console
+
+    kind, show = _kind(path)
+    console = console or Console(highlight=False)
+    for part in show(path):
+        console.print(part)
+    return kind
+
+
+def _kind(path: Path) -> tuple[str, Callable[[Path], list[RenderableType]]]:
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist (looked from {Path.cwd()})")
+    folder = path.parent if path.name in (MANIFEST, CONFIG) else path
+    if (folder / CONFIG).is_file():
+        return "run", lambda _: _run(folder)
+    if (folder / MANIFEST).is_file():
+        content = _json(folder / MANIFEST)
+        if "data_schema" in content:
+            return "log", lambda _: _log(folder)
+        if "step" in content:
+            return "checkpoint", lambda _: _checkpoint(folder, content)
+    if (folder / ".metadata").is_file():
+        raise CheckpointError(
+            f"{folder} has checkpoint data but no {MANIFEST}: it was never finished; use an earlier checkpoint"
+        )
+    raise ConfigError(
+        f"{path} is no prepared log ({MANIFEST}), run folder ({CONFIG}) or checkpoint ({MANIFEST}); "
+        f"it holds: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
+        if folder.is_dir()
+        else f"{path} is a file; give the folder of a prepared log, a run or a checkpoint"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); it was cut short or written by something else") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _log(folder: Path) -> list[RenderableType]:
+    manifest = from_json(LogManifest, (folder / MANIFEST).read_text(), str(folder / MANIFEST))
+    schema = manifest.data_schema
+    first, last = (_date(t, schema.ticks_per_second) for t in manifest.time_range)
+    lines: list[RenderableType] = [
+        f"{folder} is a prepared log: {schema.name}, {first} to {last}, fingerprint {manifest.fingerprint[:16]}",
+        f"{manifest.users:,} users, {manifest.items:,} items, {manifest.events:,} events, "
+        f"{sum(manifest.impressions):,} impressions, {len(manifest.row_groups):,} row groups",
+    ]
+    return [*lines, _splits(manifest), _features(manifest), *manifest.notes]
+
+
+def _date(time: int, ticks_per_second: int) -> str:
+    moment = datetime.datetime.fromtimestamp(time / ticks_per_second, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _splits(manifest: LogManifest) -> RenderableType:
+    from rich.table import Table
+
+    table = Table("split", "impressions", *(f"{label} (share)" for label in manifest.positives))
+    for i, split in enumerate(SPLITS):
+        n = manifest.impressions[i]
+        shares = [f"{p[i]:,} ({p[i] / n:.3f})" if n else "0" for p in manifest.positives.values()]
+        table.add_row(split, f"{n:,}", *shares)
+    return table
+
+
+def _features(manifest: LogManifest) -> RenderableType:
+    from rich.table import Table
+
+    table = Table("feature", "kind", "of", "table", "rows", "out of vocabulary")
+    for f in manifest.data_schema.features:
+        info = manifest.tables.get(f.table or "")
+        rows, missing = (f"{info.rows:,}", f"{info.out_of_vocabulary_share:.2%}") if info else ("", "")
+        table.add_row(f.name, f.kind.value, f.side.value, f.table or "", rows, missing)
+    for c in manifest.data_schema.counters:
+        table.add_row(c.name, "counter", c.by, "", "", "")
+    return table
+
+
+def _run(folder: Path) -> list[RenderableType]:
+    config = _json(folder / CONFIG)
+    tower = str(config.get("tower", {}).get("kind", "?")).rpartition(":")[2]
+    lines: list[RenderableType] = [
+        f"{folder} is a run: {config.get('name', '?')}, tower {tower}, log {config.get('data', {}).get('log', '?')}"
+    ]
+    lines.append(_state(folder))
+    lines += _last_lines(folder / "metrics.jsonl")
+    checkpoints = sorted((folder / "checkpoints").glob("*/" + MANIFEST))
+    lines.append(f"checkpoints: {', '.join(p.parent.name for p in checkpoints) or 'none'}")
+    predictions = sorted((folder / "predictions").glob("*.parquet"))
+    lines.append(f"predictions: {', '.join(p.stem for p in predictions) or 'none; write them with ctr-rec evaluate'}")
+    if (folder / "report.html").is_file():
+        lines.append(f"report: {folder / 'report.html'}")
+    return lines
+
+
+def _state(folder: Path) -> str:
+    marker = folder / "clean-stop.json"
+    if not marker.is_file():
+        return "it is running, or was killed; ctr-rec train ... --resume goes on from its last checkpoint"
+    said = ", ".join(f"{k} {v}" for k, v in _json(marker).items())
+    return f"it ended in order: {said}"
+
+
+def _last_lines(metrics: Path) -> list[RenderableType]:
+    """The newest line of each kind in metrics.jsonl; a line cut short by a kill is passed over."""
+    newest: dict[str, dict[str, Any]] = {}
+    for text in metrics.read_text().splitlines() if metrics.is_file() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        newest[str(line.get("kind", line.get("split", "train")))] = line
+    return [f"last {kind}: " + ", ".join(f"{k} {_short(v)}" for k, v in line.items()) for kind, line in newest.items()]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _checkpoint(folder: Path, content: dict[str, Any]) -> list[RenderableType]:
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    plain = {k: v for k, v in content.items() if isinstance(v, (str, int, float)) and len(str(v)) < 100}
+    said = ", ".join(f"{key} {_short(value)}" for key, value in plain.items())
+    return [f"{folder} is a checkpoint of {size:,} bytes: {said}"]
