@@ -1,0 +1,67 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.train.runs import small_run
+
+from ctr_rec.config import override
+from ctr_rec.errors import ConfigError
+from ctr_rec.train.folder import RunFolder
+
+
+def test_a_new_folder_keeps_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b")
+    folder.open(small_run(Path("log")), resume=False)
+    assert folder.load_run() == small_run(Path("log"))
+
+
+def test_a_filled_folder_needs_resume(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"is not empty; add --resume"):
+        RunFolder(tmp_path).open(small_run(Path("log")), resume=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to resume in .*start it without --resume"):
+        RunFolder(tmp_path).open(small_run(Path("log")), resume=True)
+
+
+def test_resume_needs_the_same_run_and_names_what_changed(tmp_path: Path) -> None:
+    folder, run = RunFolder(tmp_path), small_run(Path("log"))
+    folder.open(run, resume=False)
+    with pytest.raises(ConfigError, match=r"dense.lr was 0.001, is 0.5; train.seed was 1, is 9"):
+        folder.open(override(run, ["train.seed=9", "dense.lr=0.5"]), resume=True)
+
+
+def test_resume_may_train_longer(tmp_path: Path) -> None:
+    folder, run = RunFolder(tmp_path), small_run(Path("log"))
+    folder.open(run, resume=False)
+    folder.open(override(run, ["train.epochs=9"]), resume=True)
+    assert folder.load_run().train.epochs == 9
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="is not writable"):
+        RunFolder(tmp_path).open(small_run(Path("log")), resume=False)
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run folder .* cannot be made or read: Not a directory"):
+        RunFolder(tmp_path / "file" / "run").open(small_run(Path("log")), resume=False)
+
+
+def test_later_lines_and_a_line_cut_short_are_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    folder.forget_after(2)
+    assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
+
+
+def test_a_folder_without_config_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        RunFolder(tmp_path).load_run()

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+from tests.train.runs import small_run
+
+from ctr_rec.batch.config import Packed
+from ctr_rec.config import from_json, override
+from ctr_rec.errors import ConfigError
+from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.train.run import Run
+
+
+def test_a_run_survives_its_json_with_the_tower_it_had() -> None:
+    run = override(small_run(Path("log")), ["tower.orders=7"])
+    again = from_json(Run, run.model_dump_json(), "config.json")
+    assert again == run
+    assert isinstance(again.tower, DINConfig)
+    assert again.tower.orders == 7
+
+
+def test_a_tower_and_batches_that_do_not_fit_are_refused() -> None:
+    run = small_run(Path("log"))
+    with pytest.raises(ConfigError, match=r"DINConfig reads pointwise batches.*Packed.*set data.batches to Pointwise"):
+        Run(**{**dict(run), "data": run.data.model_copy(update={"batches": Packed()})})
+
+
+def test_a_mistyped_override_names_its_neighbour() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'sed'.*seed"):
+        override(small_run(Path("log")), ["train.sed=3"])

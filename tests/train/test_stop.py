@@ -1,0 +1,34 @@
+import os
+import signal
+
+import pytest
+from tests.ranks import run_ranks
+
+from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.train.stop import StopRequest
+
+
+def test_a_signal_becomes_a_request_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with open_group("cpu") as group, StopRequest() as stop:
+        assert not stop.agreed(group)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed(group)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_interrupt_interrupts() -> None:
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _asked_on_rank_one(group: Group) -> bool:
+    with StopRequest() as stop:
+        if group.index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stop.agreed(group)
+
+
+def test_all_ranks_agree_when_one_is_asked() -> None:
+    assert run_ranks(_asked_on_rank_one, 2) == [True, True]
