@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
-from ctr_rec.errors import ConfigError
+from ctr_rec.errors import ConfigError, CtrRecError
 
 C = TypeVar("C", bound="Config")
+LONGEST_VALUE = 80  # of a refused value in a message
 
 
 class Config(BaseModel):
@@ -47,9 +49,19 @@ class OpenConfig(Config):
 
 
 def _resolve(path: str) -> type:
-    """Only classes of this package or of the recipe's own modules are looked up, never an arbitrary callable."""
-    module, _, name = path.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
+    """Only config classes of this package or of modules already loaded (a recipe's own) are looked up.
+
+    A saved config is data: naming a module must not be a way to run it.
+    """
+    module, _, name = str(path).partition(":")
+    if module not in sys.modules and not module.startswith("ctr_rec."):
+        raise ValueError(
+            f"kind {path!r} is neither of ctr_rec nor of a recipe that is loaded; move the class to ctr_rec"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"kind {path!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Config)):
         raise ValueError(f"expected the path of a config class, got {path!r}")
     return found
@@ -57,16 +69,28 @@ def _resolve(path: str) -> type:
 
 def explain(error: ValidationError, what: str) -> ConfigError:
     """Turns a validation failure into one sentence per finding."""
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(x) for x in e["loc"]) or "the whole"
-        got = f", got {e['input']!r}" if not isinstance(e["input"], (dict, list, BaseModel)) else ""
-        lines.append(f"{where}: {e['msg'][0].lower()}{e['msg'][1:]}{got}")
-    return ConfigError(f"{what}: " + "; ".join(lines))
+    return ConfigError(f"{what}: " + "; ".join(_finding(e) for e in error.errors()))
+
+
+def _finding(error: ErrorDetails) -> str:
+    where = ".".join(str(x) for x in error["loc"])
+    prefix = f"{where}: " if where else ""
+    if error["type"] == "value_error" and "ctx" in error:
+        # Our own validators say themselves what they got.
+        return f"{prefix}{error['ctx']['error']}"
+    value, message = error["input"], error["msg"]
+    got = "" if isinstance(value, (dict, list, BaseModel)) else f", got {_shortened(repr(value))}"
+    return f"{prefix}{message[0].lower()}{message[1:]}{got}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def override(config: C, assignments: list[str]) -> C:
     """Returns a copy with each `a.b=value` applied; values are JSON, or plain text where that is not JSON.
+
+    A key of a dict of named children (tables, channels) may be new, as long as it does not look like a mistyped one.
 
     Raises:
         ConfigError: unknown key (names its nearest neighbours), a value the field refuses, a missing "=".
@@ -75,36 +99,51 @@ def override(config: C, assignments: list[str]) -> C:
         path, eq, raw = text.partition("=")
         if not eq:
             raise ConfigError(f"--set expects key=value, got {text!r}; for example --set train.seed=3")
-        try:
-            value = json.loads(raw)
-        except json.JSONDecodeError:
-            value = raw
-        config = _set(config, path.strip().split("."), value, path.strip())
+        config = _set(config, path.strip().split("."), raw, path.strip())
     return config
 
 
-def _set(node: Any, keys: list[str], value: Any, full: str) -> Any:
-    if isinstance(node, BaseModel):
-        names = list(type(node).model_fields)
-    elif isinstance(node, dict):
-        names = [str(k) for k in node]
-    else:
+def _set(node: Any, keys: list[str], raw: str, full: str) -> Any:
+    """The node with the value at `keys` below it replaced; configs are rebuilt, so that their validators run again."""
+    if not isinstance(node, (BaseModel, dict)):
         raise ConfigError(f"--set {full}: {keys[0]!r} is below a plain value; settings end one step earlier")
-    key = keys[0]
-    # A dict of named children (tables, channels) may gain a new key; a config may not.
-    if key not in names and not (isinstance(node, dict) and len(keys) == 1):
-        near = difflib.get_close_matches(key, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names)}"
-        raise ConfigError(f"--set {full}: unknown key {key!r}; {hint}")
+    children = node if isinstance(node, dict) else {name: getattr(node, name) for name in type(node).model_fields}
+    key, rest = keys[0], keys[1:]
+    if key not in children:
+        _refuse_unknown(node, key, [str(k) for k in children], full)
+    current = children.get(key, {} if rest else None)
+    child = _set(current, rest, raw, full) if rest else _parse(raw, current, full)
+    changed = {**children, key: child}
     if isinstance(node, dict):
-        return {**node, key: value if len(keys) == 1 else _set(node[key], keys[1:], value, full)}
-    child = value if len(keys) == 1 else _set(getattr(node, key), keys[1:], value, full)
-    # Rebuilt from its fields, so every validator of this level runs again on the new whole.
-    fields = {name: getattr(node, name) for name in names}
+        return changed
     try:
-        return type(node)(**{**fields, key: child})
+        return type(node)(**changed)
     except ValidationError as error:
-        raise explain(error, f"--set {full}={value!r}") from error
+        raise explain(error, f"--set {full}={_shortened(raw)}") from error
+
+
+def _refuse_unknown(node: Any, key: str, names: list[str], full: str) -> None:
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.4)
+    if isinstance(node, dict) and not near:
+        return
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names)}"
+    if isinstance(node, dict):
+        hint += " (a new key that resembles one takes setting the whole)"
+    raise ConfigError(f"--set {full}: unknown key {key!r}; {hint}")
+
+
+def _parse(raw: str, current: Any, full: str) -> Any:
+    """What the text means for a setting whose value is `current` now."""
+    if isinstance(current, str) and not raw.startswith('"'):
+        return None if raw == "null" else raw
+    try:
+        value = json.loads(raw)
+    except json.JSONDecodeError:
+        return raw
+    # Python would take true for 1, but nobody who types true means a number.
+    if isinstance(value, bool) and isinstance(current, (int, float)) and not isinstance(current, bool):
+        raise ConfigError(f"--set {full}: expected a number such as {current}, got {raw}")
+    return value
 
 
 def from_json(cls: type[C], text: str, what: str) -> C:
@@ -141,7 +180,7 @@ def _load_file(path: Path) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except ConfigError:
+    except CtrRecError:
         raise
     except Exception as error:
         raise ConfigError(f"{path} raises {type(error).__name__} when loaded: {error}") from error
@@ -153,7 +192,7 @@ def load_recipe(target: str, expected: type[C]) -> C:
     function = load_function(target)
     try:
         result = function()
-    except ConfigError:
+    except CtrRecError:
         raise
     except ValidationError as error:
         raise explain(error, target) from error
