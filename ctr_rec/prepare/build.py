@@ -6,15 +6,18 @@ Memory is bounded by one partition (`partition_events`), the items and the disti
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from rich.console import Console
 
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.arrange import arrange, split_of
+from ctr_rec.prepare.check import check
 from ctr_rec.prepare.counting import ItemCounters, counter_columns
 from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
 from ctr_rec.prepare.fingerprint import Fingerprint, source_file
@@ -23,7 +26,9 @@ from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
 from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe
 from ctr_rec.prepare.scatter import scatter, sink
+from ctr_rec.prepare.single_feature import single_feature_aucs, suspicious
 from ctr_rec.prepare.statistics import Moments, Statistics
+from ctr_rec.prepare.summary import print_summary
 from ctr_rec.prepare.values import check_events, check_features, check_unique
 from ctr_rec.prepare.vocabulary import Rows, vocabulary_path
 from ctr_rec.prepare.write import PartWriter, write_table
@@ -32,6 +37,7 @@ from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
 
 ROW_GROUP_EVENTS = 131_072
 PARTITION_EVENTS = 2_000_000
+Aucs = dict[str, dict[str, float]]
 
 
 @dataclass
@@ -60,32 +66,39 @@ def prepare(
     recipe_dir: Path,
     raw: Path,
     out: Path,
-    split: Split | None = None,
+    split: Split | str | None = None,
     row_group_events: int = ROW_GROUP_EVENTS,
     partition_events: int = PARTITION_EVENTS,
     overwrite: bool = False,
     progress: Progress | None = None,
+    console: Console | None = None,
 ) -> LogManifest:
-    """Builds a prepared log in `out` from raw files, by a recipe of `data/`.
+    """Builds a prepared log in `out` from raw files, by a recipe of `data/`, checks it and prints a summary.
 
-    recipe_dir: folder with schema.py and build.py. raw: what the recipe's `read` takes. split: the recipe's default
-    where None. row_group_events: events per row group at most (whole users). partition_events: events held in memory.
+    recipe_dir: folder with schema.py and build.py. raw: what the recipe's `read` takes. split: itself, the name of
+    one of the recipe's, or its ends as text; the recipe's default where None. row_group_events: events per row group
+    at most (whole users). partition_events: events held in memory. console: where the summary goes, standard output.
 
     Raises:
         ConfigError: the recipe is none. SchemaError: schema and raw columns contradict each other.
         DataError: a raw value or file is not what the schema says, or `out` cannot be written.
     """
     recipe = load_data_recipe(recipe_dir)
-    return prepare_log(
+    chosen = split if isinstance(split, Split) else recipe.split(split or "default")
+    manifest, aucs = prepare_log(
         recipe,
         raw,
         out,
-        split or recipe.split(),
+        chosen,
         row_group_events=row_group_events,
         partition_events=partition_events,
         overwrite=overwrite,
         progress=progress,
     )
+    console = console or Console()
+    print_summary(manifest, console, aucs)
+    console.print(f"written and checked: {out}", highlight=False, soft_wrap=True)
+    return manifest
 
 
 def prepare_log(
@@ -98,8 +111,8 @@ def prepare_log(
     partition_events: int = PARTITION_EVENTS,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> LogManifest:
-    """`prepare` for a recipe that is already loaded."""
+) -> tuple[LogManifest, Aucs]:
+    """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label."""
     schema = recipe.schema
     check_names(schema)
     if not raw.exists():
@@ -112,9 +125,20 @@ def prepare_log(
             _partition(work, log, partition_events)
             users = _arrange_and_count(work)
             manifest = _encode_and_write(work, log, temporary, row_group_events, users)
-            _remove_passes(work.folder)
-            (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-    return manifest
+            shutil.rmtree(work.folder)
+            _write_manifest(temporary, manifest)
+            with work.progress.stage("check", 1) as advance:
+                check(temporary)
+                aucs = {label: single_feature_aucs(temporary, manifest, label) for label in schema.labels}
+                advance(1)
+            notes = tuple(note for label, values in aucs.items() for note in suspicious(values, label))
+            manifest = manifest.model_copy(update={"notes": notes})
+            _write_manifest(temporary, manifest)
+    return manifest, aucs
+
+
+def _write_manifest(folder: Path, manifest: LogManifest) -> None:
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _partition(work: _Work, log: RawLog, partition_events: int) -> None:
@@ -252,9 +276,3 @@ def _write_small(out: Path, items: pa.Table, rows: dict[str, Rows], fingerprint:
     for name in sorted(rows):
         write_table(vocabulary_path(out, name), rows[name].table())
         fingerprint.add(f"vocabulary/{name}", rows[name].table())
-
-
-def _remove_passes(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()

@@ -28,13 +28,31 @@ class DataRecipe:
     read: Callable[[Path], RawLog]
 
     def split(self, name: str = "default") -> Split:
-        """Raises ConfigError that lists the recipe's splits."""
+        """A split by its name, or by its ends, "train_end,valid_end[,test_end]" in the log's own unit.
+
+        Raises:
+            ConfigError: no such split (lists the recipe's), or ends that are no growing integers.
+        """
+        if "," in name:
+            return _split_from_ends(name)
         if name not in self.splits:
             near = difflib.get_close_matches(name, list(self.splits), n=2, cutoff=0.4)
             raise ConfigError(
                 f"{self.folder / 'schema.py'} has no split {name!r}; it has {', '.join(near or self.splits)}"
             )
         return self.splits[name]
+
+
+def _split_from_ends(text: str) -> Split:
+    try:
+        ends = [int(part) for part in text.split(",")]
+        train_end, valid_end, test_end = ends if len(ends) == 3 else (*ends, None)
+        return Split(train_end=train_end, valid_end=valid_end, test_end=test_end)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"split {text!r}: expected the name of a split, or two or three growing integers "
+            f"train_end,valid_end[,test_end] in the log's time unit ({error})"
+        ) from error
 
 
 def load_data_recipe(folder: Path) -> DataRecipe:
@@ -62,8 +80,8 @@ def load_data_recipe(folder: Path) -> DataRecipe:
         or not all(isinstance(s, Split) for s in splits.values())
     ):
         raise ConfigError(
-            f"{folder / 'schema.py'}: expected SPLIT = Split(train_end=..., valid_end=...), or SPLITS, a dict of splits "
-            'with the key "default"'
+            f"{folder / 'schema.py'}: expected SPLIT = Split(train_end=..., valid_end=...), or SPLITS, a dict of "
+            'splits with the key "default"'
         )
     read: Callable[[Path], RawLog] | None = getattr(build_module, "read", None)
     if read is None:
