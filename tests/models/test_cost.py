@@ -1,0 +1,70 @@
+"""Costs against hand counts on a tiny batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.target_attention import TargetAttentionSettings
+from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
+from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.cost import cost
+from ctr_rec.models.ranker import Ranker
+from ctr_rec.models.tower import Filling
+from tests.models.streams import CHANNELS, ITEMS_ONLY, make_batch, random_log
+
+OFF = ContextSettings(use_profile=False, use_request=False, use_counters=False, use_time=False)
+TABLES = ITEMS_ONLY.model_copy(update={"tables": ITEMS_ONLY.tables[1:2]})
+ITEM_WIDTH, ITEM_ROWS = 4, 40
+
+
+def test_mlp() -> None:
+    batch = make_batch(random_log(1), Filling.POINTWISE, TABLES)
+    ranker = Ranker(TABLES, MLPConfig(mlp=MLPSettings(hidden=(5, 3)), context=OFF, use_action=False), tuple(CHANNELS))
+    got = cost(ranker, TABLES, batch)
+    # Candidate and two channels of width 4 into 5, 3, then the head.
+    assert got.sparse == ITEM_ROWS * ITEM_WIDTH
+    assert got.dense == (12 * 5 + 5) + (5 * 3 + 3) + (3 + 1)
+    pairs = sum(h.values.shape[0] for h in batch.histories.values())
+    expected = 2 * (12 * 5 + 5 * 3 + 3) + pairs * ITEM_WIDTH / batch.num_impressions
+    assert got.flops_per_impression == pytest.approx(expected)
+
+
+def test_din() -> None:
+    batch = make_batch(random_log(1), Filling.POINTWISE, TABLES)
+    tower = DINConfig(
+        attention=TargetAttentionSettings(hidden=(6, 2)),
+        mlp=MLPSettings(hidden=(5,)),
+        context=OFF,
+        use_action=False,
+        use_age=False,
+        use_order=False,
+    )
+    got = cost(Ranker(TABLES, tower, ("all", "liked")), TABLES, batch)
+    assert got.dense == 2 * ((16 * 6 + 6) + (6 * 2 + 2) + (2 + 1)) + (12 * 5 + 5) + (5 + 1)
+    n, events = batch.num_impressions, batch.num_events
+    pairs = sum(h.values.shape[0] for h in batch.histories.values())
+    # Per pair: product part 4 x 6, then 6 x 2, 2 x 1 and the weighted sum of 4 numbers.
+    attention = 2 * (2 * (n + events) * 4 * 6 + pairs * (4 * 6 + 6 * 2 + 2 + 4))
+    assert got.flops_per_impression * n == pytest.approx(attention + 2 * n * (12 * 5 + 5))
+
+
+def test_hstu() -> None:
+    log = random_log(1)
+    batch = make_batch(log, Filling.PACKED, TABLES)
+    tower = HSTUConfig(
+        width=6, heads=2, head_width=3, window=4, mlp=MLPSettings(hidden=(5,)), context=OFF, use_action=False
+    )
+    got = cost(Ranker(TABLES, tower), TABLES, batch)
+    layer = 6 * 24 + (6 * 6 + 6) + (5 * 2) + (32 * 2)
+    assert got.dense == (4 * 6 + 6) + 2 * layer + 2 * (6 + 6) + (6 * 5 + 5) + (5 + 1)
+    n, events = batch.num_impressions, batch.num_events
+    seen = sum(min(4, sum(not log.hidden(e, i) for e in log.events)) for i in log.impressions)
+    among = sum(min(4, sum(k.user == e.user and k.time <= e.time for k in log.events)) for e in log.events)
+    token, pair = 2 * (6 * 24 + 6 * 6), 2 * (6 + 6)
+    first = (n + events) * token + (seen + n + among) * pair
+    last = n * token + (seen + n) * pair + events * 2 * 6 * 12
+    rest = 2 * batch.item.shape[0] * 4 * 6 + n * 2 * (6 * 5 + 5)
+    assert got.flops_per_impression * n == pytest.approx(first + last + rest)
