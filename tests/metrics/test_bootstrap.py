@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ctr_rec.errors import ConfigError, DataError
+from ctr_rec.metrics import bootstrap
 from ctr_rec.metrics.bootstrap import (
     RESAMPLED_KEYS,
     ResampledMetrics,
@@ -26,10 +27,10 @@ def _rows(seed: int, num_rows: int, num_users: int, decimals: int) -> tuple[np.n
 def test_counts_are_the_same_as_repeating_the_users_rows(decimals: int) -> None:
     label, score, user = _rows(0, 301, 23, decimals)
     metrics = ResampledMetrics(as_labels(label), as_scores(score), user, 23)
-    counts = np.concatenate(list(user_counts(23, 301, 5, seed=1)), axis=1)
+    counts = np.concatenate(list(user_counts(23, 5, seed=1)))
     got = metrics.compute(counts)
     for replicate in range(5):
-        times = counts[user, replicate]
+        times = counts[replicate, user]
         # A user drawn twice is two groups of equal AUC, so repeating the rows inside one group changes no GAUC.
         repeated = [np.repeat(column, times) for column in (label, score, user)]
         expected = all_metrics(*repeated)
@@ -47,19 +48,21 @@ def test_the_point_is_the_exact_metric() -> None:
 
 def test_a_replicate_without_a_class_is_nan() -> None:
     metrics = ResampledMetrics(as_labels([0, 1]), as_scores([0.0, 1.0]), np.array([0, 1]), 2)
-    got = metrics.compute(np.array([[2, 1], [0, 1]]))
+    got = metrics.compute(np.array([[2, 0], [1, 1]]))
     assert np.isnan([got["auc"][0], got["ne"][0], got["gauc"][0], got["gauc"][1]]).all()
     assert got["auc"][1] == 1
     assert got["logloss"][0] == pytest.approx(np.log(2))
 
 
-def test_draws_do_not_depend_on_the_chunking() -> None:
-    small = np.concatenate(list(user_counts(50, 10, 130, seed=3)), axis=1)
-    large = np.concatenate(list(user_counts(50, 1 << 20, 130, seed=3)), axis=1)
-    assert small.shape == (50, 130)
-    assert (small == large).all()
-    assert (small.sum(axis=0) == 50).all()
-    assert (small != np.concatenate(list(user_counts(50, 10, 130, seed=4)), axis=1)).any()
+def test_draws_do_not_depend_on_the_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(user_counts(50, 130, seed=3)))
+    monkeypatch.setattr(bootstrap, "_CHUNK_ELEMENTS", 7 * 50)
+    chunks = list(user_counts(50, 130, seed=3))
+    assert len(chunks) == 19
+    assert (np.concatenate(chunks) == whole).all()
+    assert whole.shape == (130, 50)
+    assert (whole.sum(axis=1) == 50).all()
+    assert (whole != np.concatenate(list(user_counts(50, 130, seed=4)))).any()
 
 
 def test_codes_have_no_gaps() -> None:
@@ -99,7 +102,7 @@ def test_nothing_has_no_interval() -> None:
 
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="bootstrap: expected at least 1 replicate, got 0"):
-        next(user_counts(3, 3, 0, 0))
+        next(user_counts(3, 0, 0))
     with pytest.raises(ConfigError, match=r"confidence: expected a number inside \(0, 1\), got 95"):
         percentile_interval(0.5, np.array([0.5]), 95)
     with pytest.raises(DataError, match="got NaN at row 0"):
