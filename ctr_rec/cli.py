@@ -10,11 +10,14 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ctr_rec.errors import ConfigError, CtrRecError
+
+if TYPE_CHECKING:
+    from ctr_rec.schema.log import Split
 
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
@@ -77,8 +80,11 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
     from ctr_rec.prepare.build import prepare as build
+    from ctr_rec.prepare.recipe import load_data_recipe
 
-    build(recipe_dir, raw, out, split=split, overwrite=overwrite)
+    recipe = load_data_recipe(recipe_dir)
+    chosen = recipe.split() if split is None else _split_at(split) if "," in split else recipe.split(split)
+    build(recipe_dir, raw, out, split=chosen, overwrite=overwrite)
     return 0
 
 
@@ -198,6 +204,23 @@ def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
 def _folder_name(log: Path) -> str:
     kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
     return kept or "log"
+
+
+def _split_at(text: str) -> Split:
+    """`train_end,valid_end[,test_end]`. Raises ConfigError in words of the option."""
+    from pydantic import ValidationError
+
+    from ctr_rec.config import explain
+    from ctr_rec.schema.log import Split
+
+    names = ("train_end", "valid_end", "test_end")
+    times = text.split(",")
+    if not 2 <= len(times) <= len(names) or not all(t.strip().lstrip("-").isdigit() for t in times):
+        raise ConfigError(f"--split expects a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers, got {text!r}")
+    try:
+        return Split(**{name: int(t) for name, t in zip(names, times, strict=False)})
+    except ValidationError as error:
+        raise explain(error, f"--split {text}") from error
 
 
 def _runs(text: str) -> list[Path]:

@@ -1,0 +1,40 @@
+"""What is read from the launcher before torch is there, and that a failure reaches torchrun's error file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctr_rec.errors import DataError
+from ctr_rec.sharding.launch import launched_rank, recorded, under_torchrun
+
+
+def test_rank_without_launcher_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert launched_rank() == 0
+    monkeypatch.setenv("RANK", "3")
+    assert launched_rank() == 3
+    monkeypatch.setenv("RANK", "three")
+    assert launched_rank() == 0
+
+
+def test_without_torchrun_the_function_just_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not under_torchrun()
+    assert recorded(lambda: 3) == 3
+
+
+def test_under_torchrun_the_failure_is_written_for_the_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    assert recorded(lambda: 4) == 4
+
+    def fail() -> int:
+        raise DataError("row 7 is cut short")
+
+    with pytest.raises(DataError):
+        recorded(fail)
+    assert "row 7 is cut short" in json.dumps(json.loads(file.read_text()))

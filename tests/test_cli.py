@@ -1,0 +1,286 @@
+"""The command line: what each verb calls, the exit status and the one sentence for each kind of failure."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctr_rec import cli
+from ctr_rec.errors import DataError
+from tests.structure.house import ROOT
+
+Calls = list[dict[str, Any]]
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(w) for w in words])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, module: str, name: str, result: Any = None) -> Calls:
+    """Replaces a function by one that notes its arguments, bound to the real signature."""
+    loaded = importlib.import_module(module)
+    signature = inspect.signature(getattr(loaded, name))
+    calls: Calls = []
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+        return result
+
+    monkeypatch.setattr(loaded, name, note)
+    return calls
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Makes `ctr-rec inspect x` fail with `error`."""
+    import ctr_rec.inspect
+
+    def fail(_path: Path) -> str:
+        raise error
+
+    monkeypatch.setattr(ctr_rec.inspect, "describe", fail)
+
+
+def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    verbs = ["init", "prepare", "train", "evaluate", "predict", "compare", "inspect", "doctor", "bench"]
+    listed = out.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == verbs
+
+
+@pytest.mark.parametrize("verb", list(cli.commands.commands))
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "-h") == 0
+    out = capsys.readouterr().out
+    assert f"Usage: ctr-rec {verb}" in out
+    assert "--debug" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert "ctr-rec" in capsys.readouterr().out
+
+
+def test_module_form_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ctr_rec", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Usage: ctr-rec" in done.stdout
+
+
+@pytest.fixture
+def guesses(monkeypatch: pytest.MonkeyPatch) -> tuple[Calls, Calls]:
+    module = "ctr_rec.prepare.guess"
+    return watch(monkeypatch, module, "guess", "the guess"), watch(monkeypatch, module, "write")
+
+
+def test_init_names_columns_and_a_folder(guesses: tuple[Calls, Calls]) -> None:
+    guessed, written = guesses
+    assert run("init", "My Clicks.2024.csv", "--user", "uid", "--label", "y") == 0
+    assert list(guessed[0].values()) == [Path("My Clicks.2024.csv"), {"user": "uid", "label": "y"}]
+    assert list(written[0].values())[:2] == ["the guess", Path("data/my_clicks")]
+    assert run("init", "log.parquet", "--out", "data/x") == 0
+    assert list(guessed[1].values()) == [Path("log.parquet"), {}]
+    assert list(written[1].values())[1] == Path("data/x")
+
+
+RECIPE = """
+from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Split, Vocabulary
+SCHEMA = LogSchema(
+    name="toy",
+    features=(Feature(name="item_id", kind=Kind.CATEGORY, side=Side.ITEM, table="item"),),
+    vocabularies=(Vocabulary(table="item"),), actions=("none",), labels=("clicked",),
+)
+SPLITS = {"default": Split(train_end=10, valid_end=20), "early": Split(train_end=5, valid_end=7, test_end=9)}
+"""
+
+
+@pytest.fixture
+def data_recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "schema.py").write_text(RECIPE)
+    (folder / "build.py").write_text("def read(raw):\n    raise AssertionError\n")
+    return folder
+
+
+def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe: Path) -> None:
+    from ctr_rec.schema.log import Split
+
+    calls = watch(monkeypatch, "ctr_rec.prepare.build", "prepare")
+    words = ("prepare", data_recipe, "--raw", "raw", "--out", "out")
+    assert run(*words) == 0
+    assert run(*words, "--split", "early", "--overwrite") == 0
+    assert run(*words, "--split", "3,4") == 0
+    assert run(*words, "--split", "3,4,5") == 0
+    assert calls[0]["raw"] == Path("raw")
+    assert calls[0]["out"] == Path("out")
+    assert [c["overwrite"] for c in calls] == [False, True, False, False]
+    assert [c["split"] for c in calls] == [
+        Split(train_end=10, valid_end=20),
+        Split(train_end=5, valid_end=7, test_end=9),
+        Split(train_end=3, valid_end=4),
+        Split(train_end=3, valid_end=4, test_end=5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("split", "part"),
+    [
+        ("late", "has no split 'late'"),
+        ("3,x", "--split expects a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers, got '3,x'"),
+        ("1,2,3,4", "as whole numbers, got '1,2,3,4'"),
+        ("5,4", "--split 5,4: split ends must grow"),
+    ],
+)
+def test_a_wrong_split_is_told(split: str, part: str, data_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prepare", data_recipe, "--raw", "raw", "--out", "out", "--split", split) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_train_passes_overrides_and_returns_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.train.main", "train", 3)
+    assert run("train", "r.py:f", "--set", "a=1", "--set", "b.c=x y", "--run-dir", "runs/a", "--resume") == 3
+    assert list(calls[0].values()) == ["r.py:f", ["a=1", "b.c=x y"], Path("runs/a"), True]
+
+
+def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.main", "evaluate")
+    assert run("evaluate", "runs/a", "--split", "valid", "--checkpoint", "step-7", "--log", "l") == 0
+    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l")]
+    assert run("evaluate", "runs/a") == 0
+    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None]
+
+
+def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
+    assert run("predict", "runs/a", "--out", "p.parquet") == 0
+    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None]
+
+
+def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.counters", "score")
+    assert run("predict", "--scorer", "counters", "--log", "l", "--run-dir", "runs/c") == 0
+    assert list(calls[0].values()) == ["counters", Path("l"), Path("runs/c")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict",),
+        ("predict", "runs/a"),
+        ("predict", "runs/a", "--out", "x", "--run-dir", "y"),
+        ("predict", "--scorer", "counters"),
+        ("predict", "runs/a", "--scorer", "counters", "--log", "l", "--run-dir", "y"),
+    ],
+)
+def test_predict_refuses_mixtures(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert "predict " in capsys.readouterr().err
+
+
+def test_compare_takes_runs_lists_and_globs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.compare", "compare_runs")
+    for name in ("din-2", "din-1", "hstu-1", "hstu-2"):
+        (tmp_path / name).mkdir()
+    hstu = f"{tmp_path}/hstu-1,{tmp_path}/hstu-2"
+    assert run("compare", f"{tmp_path}/din-*", hstu, "--split", "valid", "--out", "o") == 0
+    assert [p.name for p in calls[0]["run_a"]] == ["din-1", "din-2"]
+    assert [p.name for p in calls[0]["run_b"]] == ["hstu-1", "hstu-2"]
+    assert (calls[0]["split"], calls[0]["out"]) == ("valid", Path("o"))
+    assert run("compare", f"{tmp_path}/mlp-*", hstu) == 2
+    assert "no run folder matches" in capsys.readouterr().err
+    assert run("compare", f"{tmp_path}/din-3", hstu) == 2
+    assert "din-3 does not exist" in capsys.readouterr().err
+
+
+def test_doctor_passes_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.doctor", "examine", 1)
+    assert run("doctor", "--recipe", "r.py:f", "--log", "l") == 1
+    assert list(calls[0].values()) == ["r.py:f", Path("l"), Path(".")]
+
+
+def test_bench_lists_or_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench") == 0
+    assert "gauc         GAUC" in capsys.readouterr().out
+    calls = watch(monkeypatch, "ctr_rec.bench", "run", [])
+    assert run("bench", "din", "gauc", "--json", "--log", "l") == 0
+    assert [list(c.values()) for c in calls] == [["din", True, Path("l")], ["gauc", True, Path("l")]]
+
+
+def test_a_user_s_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, DataError("row 7 of a.parquet is cut short"))
+    assert run("inspect", "x") == 2
+    assert capsys.readouterr().err == "ctr-rec: error: row 7 of a.parquet is cut short (--debug shows where)\n"
+
+
+@pytest.mark.parametrize("words", [("--debug", "inspect", "x"), ("inspect", "x", "--debug")])
+def test_debug_brings_the_traceback(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    failing(monkeypatch, DataError("row 7"))
+    with pytest.raises(DataError, match="row 7"):
+        cli.main(list(words))
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, AssertionError("impossible"))
+    with pytest.raises(AssertionError):
+        cli.main(["inspect", "x"])
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    assert run("inspect", "x") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "ctr-rec: stopped by Ctrl-C"
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        (errno.ENOSPC, "the disk is full (runs/a); free some space"),
+        (errno.EACCES, "no permission to write or read (runs/a); choose another folder"),
+        (errno.EROFS, "no permission"),
+        (errno.ENOENT, "no such file or folder (runs/a); looked from"),
+        (errno.EIO, "Input/output error (runs/a)"),
+    ],
+)
+def test_the_system_s_errors_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, part: str
+) -> None:
+    failing(monkeypatch, OSError(code, "Input/output error", "runs/a"))
+    assert run("inspect", "x") == 1
+    assert part in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, ModuleNotFoundError("No module named 'torchrec.x'", name="torchrec.x"))
+    assert run("inspect", "x") == 1
+    assert "the package torchrec is not installed; `make env` installs it" in capsys.readouterr().err
+
+
+def test_a_missing_module_of_our_own_is_our_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ModuleNotFoundError("No module named 'ctr_rec.x'", name="ctr_rec.x"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["inspect", "x"])
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_one_rank_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, speaks: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    failing(monkeypatch, DataError("row 7"))
+    assert run("inspect", "x") == 2
+    assert bool(capsys.readouterr().err) is speaks
+    assert run("train") == 2
+    assert bool(capsys.readouterr().err) is speaks
