@@ -15,27 +15,40 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 
 
-def _ends(known_at: Int64, offsets: Int64, user: Int64, query_time: Int64, inclusive: bool) -> Int64:
-    """Per query the end of its visible prefix. Times are ranked jointly, so that (user, time) sorts as one integer."""
-    if len(query_time) == 0:
-        return np.zeros(0, np.int64)
-    ranks = np.unique(np.concatenate([known_at, query_time]), return_inverse=True)[1].astype(np.int64)
-    base = np.int64(len(ranks) + 1)
-    event_user = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
-    keys = event_user * base + ranks[: len(known_at)]
-    queries = user * base + ranks[len(known_at) :]
-    return np.searchsorted(keys, queries, side="right" if inclusive else "left").astype(np.int64)
-
-
 def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: Int64) -> Int64:
     """End (exclusive, in the packed stream) of what each impression sees: known_at < request_time.
 
     known_at: [T], sorted inside each user. offsets: [U+1]. user: [N], row of the user. request_time: [N].
     """
-    return _ends(known_at, offsets, user, request_time, inclusive=False)
+    if len(request_time) == 0:
+        return np.zeros(0, np.int64)
+    event_user = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+    events, queries, base = _small_times(known_at, request_time, len(offsets) - 1)
+    # (user, time) as one integer sorts like the pair.
+    keys = event_user * base + events
+    return np.searchsorted(keys, user * base + queries, side="left").astype(np.int64)
+
+
+def _small_times(known_at: Int64, request_time: Int64, users: int) -> tuple[Int64, Int64, int]:
+    """Times as integers below a base that leaves room for the user in 63 bits: their own range, or their ranks."""
+    first = min(int(request_time.min()), int(known_at.min()) if len(known_at) else int(request_time.min()))
+    last = max(int(request_time.max()), int(known_at.max()) if len(known_at) else int(request_time.max()))
+    base = last - first + 1
+    if base * max(users, 1) < 2**62:
+        return known_at - first, request_time - first, base
+    ranks = np.unique(np.concatenate([known_at, request_time]), return_inverse=True)[1].astype(np.int64)
+    return ranks[: len(known_at)], ranks[len(known_at) :], len(ranks) + 1
 
 
 def history_ends(known_at: Int64, offsets: Int64) -> Int64:
-    """End of what each history event sees: known_at <= its own known_at, so itself and its ties. Shape [T]."""
-    user = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
-    return _ends(known_at, offsets, user, known_at, inclusive=True)
+    """End of what each history event sees: known_at <= its own known_at, so itself and its ties. Shape [T].
+
+    known_at: [T], sorted inside each user. offsets: [U+1].
+    """
+    if len(known_at) == 0:
+        return np.zeros(0, np.int64)
+    last = np.ones(len(known_at), bool)
+    np.not_equal(known_at[1:], known_at[:-1], out=last[:-1])
+    last[offsets[1:][np.diff(offsets) > 0] - 1] = True
+    ends = np.flatnonzero(last) + 1
+    return np.repeat(ends, np.diff(ends, prepend=0))

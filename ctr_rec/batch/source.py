@@ -1,0 +1,248 @@
+"""A prepared log on disk: row groups as NumPy columns, checked at the door, numbers standardised.
+
+TorchRec turns an id outside its table into row 0 without a word, so ids are checked here, where file and row are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, part
+from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, inner_offsets, open_parquet, same_rows
+from ctr_rec.errors import DataError, SchemaError
+from ctr_rec.schema.log import Feature, Kind, Side
+from ctr_rec.files import join_path
+from ctr_rec.schema.manifest import MANIFEST, LogManifest, RowGroup
+from ctr_rec.schema.table import SparseSpec
+
+
+@dataclass(frozen=True)
+class Slices:
+    """User slices: one row group, or several joined. U users, T events.
+
+    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, request_time: int64 [T]. item: int32 [T].
+    action: int16 [T]. impression: bool [T]. label: int8 [T]. event_id: int64 [T], unique within the log.
+    events, counters, users: feature columns, standardised, by name.
+    """
+
+    user: Int64
+    offsets: Int64
+    time: Int64
+    request_time: Int64
+    item: Array
+    action: Array
+    impression: Array
+    label: Array
+    event_id: Int64
+    events: dict[str, Column]
+    counters: dict[str, Array]
+    users: dict[str, Column]
+
+
+class Source:
+    """Reads the parts of a log that one model needs."""
+
+    def __init__(self, folder: str, manifest: LogManifest, spec: SparseSpec, label: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.spec = spec
+        self.label = f"label_{label}"
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._first_user: dict[tuple[str, int], int] = {}
+        seen: dict[str, int] = {}
+        for group in manifest.row_groups:
+            self._first_user[group.file, group.index] = seen.get(group.file, 0)
+            seen[group.file] = seen.get(group.file, 0) + group.users
+        check_spec(manifest, spec)
+
+    def read(self, group: RowGroup) -> Slices:
+        """One row group. Raises DataError for whatever is not as the schema and the manifest say."""
+        path = join_path(self.folder, group.file)
+        file = self._open(path)
+        if group.index >= file.num_row_groups:
+            raise DataError(
+                f"{path}: the manifest names row group {group.index}, the file has {file.num_row_groups}; "
+                f"{PREPARE_AGAIN}"
+            )
+        columns = ["user", "time", "request_time", "item", "impression", "action", self.label]
+        columns += [f.name for f in self.spec.event] + list(self.spec.counters)
+        frame = Frame(file, Place(path, group.index), columns)
+        time, offsets = frame.lists("time", np.int64)
+        if (frame.num_rows, len(time)) != (group.users, group.events):
+            raise DataError(
+                f"{frame.place}: the manifest says {group.users} users and {group.events} events, the file has "
+                f"{frame.num_rows} and {len(time)}; {PREPARE_AGAIN}"
+            )
+        slices = Slices(
+            user=frame.plain("user", np.int64),
+            offsets=offsets,
+            time=time,
+            request_time=self._list(frame, "request_time", np.int64, offsets),
+            item=self._list(frame, "item", np.int32, offsets),
+            action=self._list(frame, "action", np.int16, offsets),
+            impression=self._list(frame, "impression", np.bool_, offsets),
+            label=self._list(frame, self.label, np.int8, offsets),
+            event_id=np.arange(group.first_event, group.first_event + group.events),
+            events={f.name: self._event_feature(frame, f, offsets) for f in self.spec.event},
+            counters={c: self._counter(frame, c, offsets) for c in self.spec.counters},
+            users=self._users(group, frame),
+        )
+        self._check(frame, slices)
+        return slices
+
+    def items(self) -> dict[str, Column]:
+        """Item attributes by name, one row per item number."""
+        path = join_path(self.folder, "items", "items.parquet")
+        names = [f.name for f in self.spec.item]
+        file = self._open(path)
+        if file.metadata.num_rows != self.manifest.items:
+            raise DataError(
+                f"{path}: the manifest says {self.manifest.items} items, the file has {file.metadata.num_rows}; "
+                f"{PREPARE_AGAIN}"
+            )
+        if not names:
+            return {}
+        frame = Frame(file, Place(path), names)
+        return {f.name: self._feature(frame, f, nested=False)[0] for f in self.spec.item}
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if path not in self._files:
+            self._files[path] = open_parquet(path)
+        return self._files[path]
+
+    def _list(self, frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> Array:
+        values, own = frame.lists(name, dtype)
+        self._same(frame, name, own, offsets)
+        return values
+
+    def _same(self, frame: Frame, name: str, own: Int64, offsets: Int64) -> None:
+        if not same_rows(own, offsets):
+            lengths, expected = np.diff(own), np.diff(offsets)
+            row = int(np.argmax(lengths != expected))
+            raise DataError(
+                f"column {name!r} of {frame.place}, row {row}: expected {expected[row]} values as in column 'time', "
+                f"got {lengths[row]}; {PREPARE_AGAIN}"
+            )
+
+    def _event_feature(self, frame: Frame, feature: Feature, offsets: Int64) -> Column:
+        column, own = self._feature(frame, feature, nested=True)
+        assert own is not None
+        self._same(frame, feature.name, own, offsets)
+        return column
+
+    def _feature(self, frame: Frame, feature: Feature, nested: bool) -> tuple[Column, Int64 | None]:
+        column, offsets = frame.feature(feature, nested)
+        if isinstance(column, Ragged):
+            inner = column.offsets if offsets is None else inner_offsets(column, offsets)
+            self._ids(frame, feature, column.values, inner)
+        elif feature.table is not None:
+            self._ids(frame, feature, column, offsets)
+        elif feature.kind is Kind.VECTOR:
+            outer = None if offsets is None else offsets
+            frame.refuse(~np.isfinite(column).all(axis=1), outer, feature.name, column, "finite numbers")
+        else:
+            column = self._standard(frame, feature.name, column, offsets, feature.log1p)
+        return column, offsets
+
+    def _ids(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> None:
+        rows = self.manifest.tables[feature.table or ""].rows
+        if len(values) and not (0 <= values.min() and values.max() < rows):
+            bad = (values < 0) | (values >= rows)
+            expected = f"a row of table {feature.table!r}, 0 to {rows - 1}"
+            frame.refuse(bad, offsets, feature.name, values, expected)
+
+    def _counter(self, frame: Frame, name: str, offsets: Int64) -> Array:
+        values, own = frame.lists(name, np.float32)
+        self._same(frame, name, own, offsets)
+        return self._standard(frame, name, values, offsets, log1p=name.endswith("_count"))
+
+    def _standard(self, frame: Frame, name: str, values: Array, offsets: Int64 | None, log1p: bool) -> Array:
+        least = -1.0 if log1p else -np.inf
+        with np.errstate(invalid="ignore"):
+            good = np.isfinite(values) & (values > least)
+        expected = "a number above -1 (log1p)" if log1p else "a finite number"
+        frame.refuse(~good, offsets, name, values, expected)
+        info = self.manifest.numbers.get(name)
+        if info is None:
+            raise DataError(
+                f"{join_path(self.folder, MANIFEST)} has no mean and deviation of {name!r}; {PREPARE_AGAIN}"
+            )
+        scale = np.float32(1.0 / info.std if info.std > 0 else 1.0)
+        return ((np.log1p(values) if log1p else values) - np.float32(info.mean)) * scale
+
+    def _users(self, group: RowGroup, events: Frame) -> dict[str, Column]:
+        """Profiles of the row group's users: the users file has the same rows, its row groups may differ."""
+        if not self.spec.user:
+            return {}
+        path = join_path(self.folder, "users", group.file.rpartition("/")[2])
+        file = self._open(path)
+        first = self._first_user[group.file, group.index]
+        pieces: dict[str, list[Column]] = {f.name: [] for f in self.spec.user}
+        numbers, at = [], 0
+        for index in range(file.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            lo, hi = max(first - at, 0), min(first + group.users - at, rows)
+            at += rows
+            if lo >= hi:
+                continue
+            frame = Frame(file, Place(path, index), ["user", *pieces])
+            numbers.append(frame.plain("user", np.int64)[lo:hi])
+            for f in self.spec.user:
+                pieces[f.name].append(part(self._feature(frame, f, nested=False)[0], lo, hi))
+        found = np.concatenate([np.zeros(0, np.int64), *numbers])
+        if not np.array_equal(found, events.plain("user", np.int64)):
+            raise DataError(f"{path} must have the same users in the same order as {events.place}; {PREPARE_AGAIN}")
+        return {name: join(columns) for name, columns in pieces.items()}
+
+    def _check(self, frame: Frame, slices: Slices) -> None:
+        offsets, time = slices.offsets, slices.time
+        back = np.zeros(len(time), bool)
+        if len(time):
+            np.less(time[1:], time[:-1], out=back[1:])
+            starts = offsets[:-1]
+            back[starts[starts < len(time)]] = False
+        frame.refuse(back, offsets, "time", time, "times that do not go back")
+        frame.refuse(slices.request_time > time, offsets, "request_time", slices.request_time, "at most its time")
+        self._within(frame, "item", slices.item, offsets, self.manifest.items, "an item number")
+        self._within(frame, "action", slices.action, offsets, self.spec.num_actions, "an action code")
+        label = slices.label
+        bad = slices.impression & (label != 0) & (label != 1)
+        frame.refuse(bad, offsets, self.label, label, "0 or 1 for an impression")
+
+    def _within(self, frame: Frame, name: str, values: Array, offsets: Int64, size: int, what: str) -> None:
+        if len(values) and not (0 <= values.min() and values.max() < size):
+            bad = (values < 0) | (values >= size)
+            frame.refuse(bad, offsets, name, values, f"{what}, 0 to {size - 1}")
+
+
+def check_spec(manifest: LogManifest, spec: SparseSpec) -> None:
+    """Refuses a log that is not the one the model was made for: kinds, tables and their sizes.
+
+    Raises:
+        SchemaError: names the feature or table, what the model expects and what the log has.
+    """
+    schema = manifest.data_schema
+    for side, features in ((Side.USER, spec.user), (Side.ITEM, spec.item), (Side.EVENT, spec.event)):
+        for wanted in features:
+            found = schema.feature(wanted.name)
+            if found != wanted:
+                raise SchemaError(
+                    f"feature {wanted.name!r}: the model was made for {wanted.model_dump(mode='json')}, the log "
+                    f"{schema.name!r} has {found.model_dump(mode='json')}; use the model's own log"
+                )
+            assert found.side is side
+    for table in spec.tables:
+        info = manifest.tables.get(table.name)
+        rows = info.rows if info is not None else 0
+        if rows != table.rows:
+            raise SchemaError(
+                f"table {table.name!r}: the model has {table.rows} rows, the log {schema.name!r} has {rows}; "
+                "use the model's own log, or prepare this one with the model's vocabulary"
+            )
+    if len(schema.actions) != spec.num_actions:
+        raise SchemaError(
+            f"the model knows {spec.num_actions} actions, the log {schema.name!r} has {len(schema.actions)}"
+        )
