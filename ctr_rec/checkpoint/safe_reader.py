@@ -1,0 +1,126 @@
+"""Reads PyTorch's distributed checkpoints without running anything that is stored in them.
+
+The stock reader unpickles `.metadata`, and the stock planner every entry that is no tensor: either can run code. Here
+`.metadata` may name a dozen harmless classes, entries that are no tensors go through `torch.load(weights_only=True)`,
+and file names may not leave the checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+
+from ctr_rec.errors import CheckpointError
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    (_METADATA, "Metadata"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "BytesStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+}
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Finds only the classes that a checkpoint's metadata is made of."""
+
+    def __init__(self, file: io.BufferedIOBase, path: Path) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        if is_dtype or (module_name, global_name) in _ALLOWED:
+            return super().find_class(module_name, global_name)
+        raise CheckpointError(
+            f"{self._path} names {module_name}.{global_name}, which no checkpoint needs: refused, nothing was run; "
+            "do not use this file unless you trust and convert it yourself"
+        )
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """The index of a distributed checkpoint.
+
+    Raises:
+        CheckpointError: absent, not a pickle of a `Metadata`, or naming anything outside the list above.
+    """
+    path = folder / ".metadata"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: {folder} is not a whole distributed checkpoint; use another one")
+    try:
+        with path.open("rb") as file:
+            found = MetadataUnpickler(file, path).load()
+    except CheckpointError:
+        raise
+    # A damaged pickle can raise nearly anything.
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
+    if not isinstance(found, Metadata) or not isinstance(found.storage_data, dict):
+        raise CheckpointError(f"{path}: expected the metadata of a distributed checkpoint, got {type(found).__name__}")
+    for info in found.storage_data.values():
+        _check_inside(path, info)
+    return found
+
+
+def _check_inside(path: Path, info: Any) -> None:
+    name = getattr(info, "relative_path", None)
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(
+            f"{path} points at {name!r}: expected a file name inside the checkpoint's folder; refused"
+        )
+    if getattr(info, "transform_descriptors", None):
+        raise CheckpointError(f"{path}: {name} is stored with {info.transform_descriptors}; expected plain tensors")
+
+
+class SafeReader(FileSystemReader):
+    """A storage reader for `torch.distributed.checkpoint.load`; tensors are read with `weights_only`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        metadata = read_metadata(self._folder)
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        return metadata
+
+
+class SafeLoadPlanner(DefaultLoadPlanner):
+    """The default planner, for entries that are no tensors too. Table-wise tables need sharded tensors kept whole."""
+
+    def __init__(self, allow_partial_load: bool = False) -> None:
+        super().__init__(flatten_sharded_tensors=False, allow_partial_load=allow_partial_load)
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        name = read_item.dest_index.fqn
+        try:
+            checked = torch.load(value, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"entry {name!r} of the checkpoint needs code to be run to be read: it was refused ({error})"
+            ) from error
+        again = io.BytesIO()
+        torch.save(checked, again)
+        again.seek(0)
+        super().load_bytes(read_item, again)
