@@ -23,7 +23,7 @@ from ctr_rec.schema.manifest import SPLITS, RowGroup, Split
 
 @dataclass(frozen=True)
 class Selected:
-    """A channel's events. event: int64 [C], positions in the buffer; before: int64 [T + 1], how many lie before each."""
+    """Events of a channel: positions in the buffer, int64 [C]. before: how many lie before each, int64 [T + 1]."""
 
     event: Int64
     before: Int64

@@ -68,7 +68,7 @@ class DataConfig(Config):
     log: str
     label: str
     batches: Pointwise | Packed = Pointwise()
-    channels: dict[str, Channel] = {}
+    channels: dict[str, Channel] = Field(default={})
     buffer_row_groups: int = Field(default=16, ge=1)
     workers: int = Field(default=1, ge=0)
     prefetch: int = Field(default=4, ge=1)

@@ -71,7 +71,7 @@ class Frame:
         return self._numpy(values, name, dtype), offsets
 
     def feature(self, feature: Feature, nested: bool) -> tuple[Column, Int64 | None]:
-        """A feature as stored: ids int64, numbers and vectors float32. nested: a list per row, whose offsets are given."""
+        """A feature as stored: ids int32, numbers and vectors float32. nested: a list per row, with offsets."""
         array, offsets = self._array(feature.name), None
         if nested:
             array, offsets = self._unnest(array, feature.name)

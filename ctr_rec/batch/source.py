@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, part
 from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, inner_offsets, open_parquet, same_rows
 from ctr_rec.errors import DataError, SchemaError
-from ctr_rec.schema.log import Feature, Kind, Side
 from ctr_rec.files import join_path
+from ctr_rec.schema.log import Feature, Kind, Side
 from ctr_rec.schema.manifest import MANIFEST, LogManifest, RowGroup
 from ctr_rec.schema.table import SparseSpec
 
@@ -141,15 +141,15 @@ class Source:
         elif feature.table is not None:
             self._ids(frame, feature, column, offsets)
         elif feature.kind is Kind.VECTOR:
-            outer = None if offsets is None else offsets
-            frame.refuse(~np.isfinite(column).all(axis=1), outer, feature.name, column, "finite numbers")
+            bad = ~np.asarray(np.isfinite(column).all(axis=1))
+            frame.refuse(bad, offsets, feature.name, column, "finite numbers")
         else:
             column = self._standard(frame, feature.name, column, offsets, feature.log1p)
         return column, offsets
 
     def _ids(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> None:
         rows = self.manifest.tables[feature.table or ""].rows
-        if len(values) and not (0 <= values.min() and values.max() < rows):
+        if len(values) and not (values.min() >= 0 and values.max() < rows):
             bad = (values < 0) | (values >= rows)
             expected = f"a row of table {feature.table!r}, 0 to {rows - 1}"
             frame.refuse(bad, offsets, feature.name, values, expected)
@@ -213,7 +213,7 @@ class Source:
         frame.refuse(bad, offsets, self.label, label, "0 or 1 for an impression")
 
     def _within(self, frame: Frame, name: str, values: Array, offsets: Int64, size: int, what: str) -> None:
-        if len(values) and not (0 <= values.min() and values.max() < size):
+        if len(values) and not (values.min() >= 0 and values.max() < size):
             bad = (values < 0) | (values >= size)
             frame.refuse(bad, offsets, name, values, f"{what}, 0 to {size - 1}")
 

@@ -1,4 +1,4 @@
-"""Small prepared logs, written row by row as schema/manifest.py documents, for tests of the reader and for leak tests."""
+"""Small prepared logs, written row by row as schema/manifest.py documents: for tests of the reader and of leaks."""
 
 from __future__ import annotations
 
