@@ -1,0 +1,1 @@
+"""TorchX components: `torchx run -s SCHEDULER torchx_components/ctr.py:VERB ...`."""
