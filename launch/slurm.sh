@@ -7,7 +7,7 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-# All ranks get SIGTERM five minutes before the end: they agree on a step, save and stop.
+# Five minutes before the end every rank gets SIGTERM: they agree on a step, save and stop.
 #SBATCH --signal=TERM@300
 #SBATCH --output=ctr-rec-%j.log
 set -euo pipefail
@@ -22,6 +22,8 @@ for setting in "$@"; do words+=(--set "$setting"); done
 [[ -f "$run_dir/config.json" ]] && words+=(--resume)
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# torchrun kills its ranks this many seconds after the signal; its own default is 30.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=270
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 
 srun --kill-on-bad-exit=1 .venv/bin/python -m torch.distributed.run \

@@ -13,6 +13,8 @@ from torchx.components.dist import ddp
 
 IMAGE = "ctr-rec:0.1.0"
 MODULE = "ctr_rec"
+# Seconds that torchrun waits for the ranks to save after a SIGTERM; its own default of 30 is short for large tables.
+SAVE_BEFORE_THE_END = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "270"}
 
 
 def prepare(
@@ -93,7 +95,7 @@ def train(
         memMB=memMB,
         h=h,
         max_retries=max_retries,
-        env=dict(env or {}),
+        env={**SAVE_BEFORE_THE_END, **(env or {})},
         mounts=mounts,
     )
 

@@ -61,6 +61,7 @@ def test_train_is_torchrun_of_the_same_module() -> None:
     assert line[line.index("--nnodes") + 1] == "2"
     assert line[line.index("--nproc_per_node") + 1] == "4"
     assert (role.num_replicas, role.resource.gpu, role.env["A"]) == (2, 4, "1")
+    assert int(role.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 30
     verb, got = parsed(app)
     assert verb == "train"
     assert (got["recipe"], str(got["run_dir"]), got["resume"]) == ("r.py:f", "runs/a", False)
