@@ -10,8 +10,8 @@ from ctr_rec.models.tower import Filling
 from tests.models.streams import SPEC, look_up, make_batch, random_log
 
 SWITCHES = ("use_profile", "use_request", "use_counters", "use_time")
-# slot 2; user 3 and age 1; two counters; three time embeddings of 5.
-WIDTHS = {"use_request": 2, "use_counters": 2, "use_profile": 4, "use_time": 15}
+# slot 4; user 3 and age 1; two counters; three time embeddings of 5.
+WIDTHS = {"use_request": 4, "use_counters": 2, "use_profile": 4, "use_time": 15}
 
 
 def _context(on: tuple[str, ...]) -> Context:
@@ -23,7 +23,7 @@ def test_parts_stand_side_by_side() -> None:
     embedded = look_up(batch)
     whole = _context(SWITCHES)
     out = whole(embedded, batch)
-    assert out.shape == (batch.num_impressions, whole.width) == (batch.num_impressions, 23)
+    assert out.shape == (batch.num_impressions, whole.width) == (batch.num_impressions, 25)
     slot, counters, profile, _ = out.split(list(WIDTHS.values()), dim=-1)
     assert torch.equal(slot, embedded.impressions["slot"])
     assert torch.equal(counters, torch.stack([batch.impressions.numbers[c] for c in SPEC.counters], -1))
@@ -35,7 +35,7 @@ def test_parts_stand_side_by_side() -> None:
 def test_a_switch_takes_its_part_away(name: str) -> None:
     batch = make_batch(random_log(0), Filling.POINTWISE)
     without = _context(tuple(s for s in SWITCHES if s != name))
-    assert without.width == 23 - WIDTHS[name]
+    assert without.width == 25 - WIDTHS[name]
     assert without(look_up(batch), batch).shape == (batch.num_impressions, without.width)
 
 

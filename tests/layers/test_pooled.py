@@ -31,8 +31,8 @@ def test_equals_a_loop() -> None:
             history = batch.histories[name]
             seen = event_TD[history.values[history.offsets[n] : history.offsets[n + 1]]]
             empty += len(seen) == 0
-            parts.append(seen.mean(0) if len(seen) else torch.zeros(8, dtype=torch.float64))
-        torch.testing.assert_close(got[n, : 3 * 8], torch.cat(parts), rtol=0, atol=1e-14)
+            parts.append(seen.mean(0) if len(seen) else torch.zeros(9, dtype=torch.float64))
+        torch.testing.assert_close(got[n, : 3 * 9], torch.cat(parts), rtol=0, atol=1e-14)
     assert empty > 0
 
 
@@ -48,7 +48,7 @@ def test_no_event_at_all() -> None:
     inputs = PooledInputs(SPEC, tuple(CHANNELS), ContextSettings(), True, "MLP").double()
     out = inputs(look_up(batch), batch)
     out.sum().backward()
-    assert not out[:, 8:24].any()
+    assert not out[:, 9:27].any()
     assert all(p.grad is not None for p in inputs.parameters())
 
 

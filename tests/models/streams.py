@@ -36,9 +36,9 @@ def table(name: str, rows: int, dim: int, bags: bool = False) -> Table:
 
 SPEC = SparseSpec(
     tables=(
-        table("genre", 5, 3),
+        table("genre", 5, 4),
         table("item", NUM_ITEMS, 4),
-        table("slot", 3, 2),
+        table("slot", 3, 4),
         table("user", USER_ROWS, 3, bags=True),
     ),
     user=(feature("user", Kind.CATEGORY, Side.USER, "user"), feature("age", Kind.NUMBER, Side.USER)),

@@ -1,0 +1,74 @@
+"""The sparse front against plain indexing into the tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ctr_rec.batch.batch import Ids, Level
+from ctr_rec.layers.embedding import SparseFront
+from ctr_rec.models.tower import Filling
+from tests.models.streams import ITEMS_ONLY, SPEC, Log, make_batch, random_log
+
+
+def _tables(front: SparseFront) -> dict[str, Tensor]:
+    return {name.split(".")[-2]: weight for name, weight in front.named_parameters()}
+
+
+def _rows(table: Tensor, ids: Ids) -> Tensor:
+    if ids.offsets is None:
+        return table[ids.index]
+    bounds = ids.offsets.tolist()
+    return torch.stack([table[ids.index[a:b]].sum(0) for a, b in pairwise(bounds)])
+
+
+def test_parameter_names_are_torchrecs() -> None:
+    names = {name for name, _ in SparseFront(SPEC, "cpu").named_parameters()}
+    collection = {f"collection.embeddings.{t}.weight" for t in ("genre", "item", "slot")}
+    assert names == {*collection, "bags.embedding_bags.user.weight"}
+
+
+def test_looks_up_every_level() -> None:
+    front = SparseFront(SPEC, "cpu")
+    tables = _tables(front)
+    batch = make_batch(random_log(0), Filling.PACKED)
+    out = front(batch)
+    for got, level in ((out.items, batch.items), (out.events, batch.events), (out.impressions, batch.impressions)):
+        assert got.keys() == level.ids.keys()
+        for name, ids in level.ids.items():
+            torch.testing.assert_close(got[name], _rows(tables[ids.table], ids))
+    bag = batch.user_bags["user"]
+    torch.testing.assert_close(out.users["user"], _rows(tables["user"], Ids("user", bag.values, bag.offsets)))
+
+
+def test_indexes_follow_the_distinct_rows() -> None:
+    """A batch carries the rows it needs and indexes into them, not into the table."""
+    front = SparseFront(SPEC, "cpu")
+    tables = _tables(front)
+    base = make_batch(random_log(0), Filling.PACKED)
+    need = torch.tensor([3, 17, 39])
+    ids = {
+        "item": Ids("item", torch.tensor([2, 0, 2])),
+        "genres": Ids("genre", torch.tensor([1]), torch.tensor([0, 1, 1, 1])),
+    }
+    batch = replace(base, tables={**base.tables, "item": need}, items=Level(ids, {}, {}))
+    out = front(batch)
+    torch.testing.assert_close(out.items["item"], tables["item"][torch.tensor([39, 3, 39])])
+    assert not out.items["genres"][1:].any()
+
+
+def test_a_log_without_profile_has_no_bags() -> None:
+    spec = ITEMS_ONLY.model_copy(update={"tables": ITEMS_ONLY.tables[1:2]})
+    front = SparseFront(spec, "cpu")
+    assert front.bags is None
+    batch = make_batch(Log((), random_log(0).impressions[:1], 4), Filling.PACKED, spec)
+    out = front(batch)
+    assert out.users == {}
+    assert out.items["item"].shape == (1, 4)
+
+
+def test_meta_front_holds_no_memory() -> None:
+    assert all(weight.device.type == "meta" for weight in SparseFront(SPEC).parameters())
