@@ -1,6 +1,7 @@
 """The op's signature, its checks, its division and its choice of backend.
 
-Legend: Q queries, T keys, H heads, E width of queries and keys, V width of values.
+Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
+values.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def prefix_attention(
     v_THV: Tensor,
     lo_Q: Tensor,
     hi_Q: Tensor,
-    own_k_QHE: Tensor | None = None,
-    own_v_QHV: Tensor | None = None,
+    own_k_CHE: Tensor | None = None,
+    own_v_CHV: Tensor | None = None,
     bias: RelativeBias | None = None,
     *,
     kind: Kind = "silu",
@@ -38,11 +39,12 @@ def prefix_attention(
     plan: BlockPlan | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """Attend from each query to the keys lo:hi of a packed stream, and to the query's own key if one is given.
+    """Attend from each query to the keys lo:hi of a packed stream, and from the last C queries to their own key too.
 
     q_QHE: [Q, H, E], history tokens or candidates. k_THE, v_THV: [T, H, E] and [T, H, V], the history of all users, one
     after another. lo_Q, hi_Q: int64 [Q]; the range never leaves the query's user, which is what keeps users apart.
-    own_k_QHE, own_v_QHV: [Q, H, E] and [Q, H, V], the candidate itself, which has bias row 0 of both tables.
+    own_k_CHE, own_v_CHV: [C, H, E] and [C, H, V], the own key and value of the last C queries (the candidates), which
+    have bias row 0 of both tables. One call for history and candidates together is cheaper than two.
 
     kind "silu": sum of SiLU(scale q.k + bias) v, divided by norm_constant or by the number of visible keys, the own key
     included (arXiv 2402.17152, section 3; never by the longest length of a batch, which would couple users).
@@ -56,25 +58,29 @@ def prefix_attention(
     shapes, ranges or a plan that do not belong together.
     """
     _check_choices(kind, norm, norm_constant, backend)
-    _check_shapes(q_QHE, k_THE, v_THV, own_k_QHE, own_v_QHV, bias)
+    _check_shapes(q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, bias)
+    if len(lo_Q) != len(q_QHE):
+        raise ValueError(f"prefix_attention: q_QHE has {len(q_QHE)} queries, got ranges for: {len(lo_Q)}")
     if plan is None:
         plan = _plan_for(lo_Q, hi_Q, k_THE.shape[0], bias)
     else:
         _check_plan(plan, lo_Q, hi_Q, k_THE.shape[0], bias)
     if backend == "reference":
         out_QHV = reference_prefix_attention(
-            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_QHE, own_v_QHV, bias, kind=kind, scale=scale
+            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_CHE, own_v_CHV, bias, kind=kind, scale=scale
         )
     else:
         table_HN = None if bias is None else bias.joint_table()
         out_QHV = blocked_prefix_attention(
-            q_QHE, k_THE, v_THV, own_k_QHE, own_v_QHV, table_HN, plan, kind=kind, scale=scale
+            q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, table_HN, plan, kind=kind, scale=scale
         )
     if kind == "softmax":
         return out_QHV
     if norm == "constant":
         return out_QHV / norm_constant
-    count_Q = (hi_Q - lo_Q) + (own_k_QHE is not None)
+    count_Q = hi_Q - lo_Q
+    if own_k_CHE is not None:
+        count_Q[len(count_Q) - len(own_k_CHE) :] += 1
     return out_QHV / count_Q.clamp(min=1).to(out_QHV.dtype)[:, None, None]
 
 
@@ -109,17 +115,18 @@ def _check_shapes(
     q_QHE: Tensor,
     k_THE: Tensor,
     v_THV: Tensor,
-    own_k_QHE: Tensor | None,
-    own_v_QHV: Tensor | None,
+    own_k_CHE: Tensor | None,
+    own_v_CHV: Tensor | None,
     bias: RelativeBias | None,
 ) -> None:
     (num_queries, num_heads, width), num_keys, value_width = q_QHE.shape, k_THE.shape[0], v_THV.shape[-1]
+    num_own = num_queries if own_k_CHE is None else min(num_queries, own_k_CHE.shape[0])
     tables = (None, None) if bias is None else (bias.position_PH, bias.time_BH)
     for name, tensor, expected in (
         ("k_THE", k_THE, (num_keys, num_heads, width)),
         ("v_THV", v_THV, (num_keys, num_heads, value_width)),
-        ("own_k_QHE", own_k_QHE, (num_queries, num_heads, width)),
-        ("own_v_QHV", own_v_QHV, (num_queries, num_heads, value_width)),
+        ("own_k_CHE", own_k_CHE, (num_own, num_heads, width)),
+        ("own_v_CHV", own_v_CHV, (num_own, num_heads, value_width)),
         ("bias.position_PH", tables[0], (None, num_heads)),
         ("bias.time_BH", tables[1], (None, num_heads)),
     ):
@@ -128,8 +135,8 @@ def _check_shapes(
         got = tuple(tensor.shape)
         if len(got) != len(expected) or any(want not in (None, size) for want, size in zip(expected, got, strict=True)):
             raise ValueError(f"prefix_attention: {name} must have shape {expected} to fit q_QHE and k_THE, got: {got}")
-    if (own_k_QHE is None) != (own_v_QHV is None):
-        raise ValueError("prefix_attention: own_k_QHE and own_v_QHV go together, got only one; pass both or neither")
+    if (own_k_CHE is None) != (own_v_CHV is None):
+        raise ValueError("prefix_attention: own_k_CHE and own_v_CHV go together, got only one; pass both or neither")
 
 
 def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 _HSTU_LOG_STEP = 0.301
 _LARGEST_SECONDS = 2**62
+_MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +53,14 @@ class RelativeBias:
         return (self.time_BH.t().unsqueeze(2) + self.position_PH.t().unsqueeze(1)).flatten(1)
 
 
-def floor_log2(x: Tensor) -> Tensor:
-    """Exact floor(log2(x)) of positive int32 or int64, read from the exponent bits of a float.
-
-    Clearing every bit whose left neighbour is set keeps the leading bit and lets no rounding carry into the next power.
-    """
-    x = x & ~(x >> 1)
-    if x.dtype == torch.int32:
-        return (x.to(torch.float32).view(torch.int32) >> 23) - 127
-    return (x.to(torch.float64).view(torch.int64) >> 52) - 1023
-
-
 def time_bucket(seconds: Tensor, num_buckets: int, time_edges_G: Tensor | None = None) -> Tensor:
-    """Bucket of each time difference (int32 or int64 seconds, negative counts as 0), in 0..num_buckets-1."""
+    """Bucket of each time difference (int32 or int64 seconds, negative counts as 0), int64 in 0..num_buckets-1."""
     if time_edges_G is None:
-        # 1 + seconds would overflow at the largest integer, which the clamp keeps away from.
-        bounded = seconds.clamp(0, torch.iinfo(seconds.dtype).max - 1)
-        return floor_log2(bounded + 1).clamp_(max=num_buckets - 1)
-    bucket = torch.bucketize(seconds.clamp(min=0), time_edges_G, right=True, out_int32=seconds.dtype == torch.int32)
-    return bucket.clamp_(max=num_buckets - 1)
+        # Below 2^53 a float64 holds an integer exactly, so its exponent bits are floor(log2).
+        exact_bits = 31 if seconds.dtype == torch.int32 else _MANTISSA_BITS
+        bounded = seconds.clamp(0, 2 ** min(num_buckets - 1, exact_bits) - 1).to(torch.float64)
+        return bounded.add_(1.0).view(torch.int64).bitwise_right_shift_(_MANTISSA_BITS).sub_(_EXPONENT_BIAS)
+    return torch.bucketize(seconds.clamp(min=0), time_edges_G, right=True).clamp_(max=num_buckets - 1)
 
 
 def hstu_time_edges(num_buckets: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The plain truth: a dense Q x T mask, any dtype, gradients by autograd.
 
-Legend: Q queries, T keys, H heads, E width of queries and keys, V width of values, P positions, B time buckets.
+Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
+values, P positions, B time buckets.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def reference_prefix_attention(
     v_THV: Tensor,
     lo_Q: Tensor,
     hi_Q: Tensor,
-    own_k_QHE: Tensor | None,
-    own_v_QHV: Tensor | None,
+    own_k_CHE: Tensor | None,
+    own_v_CHV: Tensor | None,
     bias: RelativeBias | None,
     *,
     kind: str,
@@ -62,24 +63,27 @@ def reference_prefix_attention(
     logit_HQT = scale * torch.einsum("qhe,the->hqt", q_QHE, k_THE)
     if bias is not None:
         logit_HQT = logit_HQT + dense_bias(bias, hi_Q, k_THE.shape[0])
-    own_HQ1 = None
-    if own_k_QHE is not None:
-        own_QH = scale * (q_QHE * own_k_QHE).sum(-1)
-        own_HQ1 = (own_QH if bias is None else own_QH + own_bias(bias)).t().unsqueeze(2)
+    own_HC1 = None
+    first_own = len(q_QHE) - (0 if own_k_CHE is None else len(own_k_CHE))
+    if own_k_CHE is not None:
+        own_CH = scale * (q_QHE[first_own:] * own_k_CHE).sum(-1)
+        own_HC1 = (own_CH if bias is None else own_CH + own_bias(bias)).t().unsqueeze(2)
 
     if kind == "silu":
         weight_HQT = silu(logit_HQT) * visible_QT
-        own_weight_HQ1 = None if own_HQ1 is None else silu(own_HQ1)
+        own_weight_HC1 = None if own_HC1 is None else silu(own_HC1)
     else:
-        own_column = [] if own_HQ1 is None else [own_HQ1]
-        logits = torch.cat([logit_HQT.masked_fill(~visible_QT, float("-inf")), *own_column], dim=-1)
+        hidden = float("-inf")
+        own_HQ1 = logit_HQT.new_full((logit_HQT.shape[0], first_own, 1), hidden)
+        own_HQ1 = own_HQ1 if own_HC1 is None else torch.cat([own_HQ1, own_HC1], dim=1)
+        logits = torch.cat([logit_HQT.masked_fill(~visible_QT, hidden), own_HQ1], dim=-1)
         # A row without a single visible key would be 0/0.
-        sees_nothing_Q1 = (lo_Q == hi_Q)[:, None] & (own_HQ1 is None)
+        sees_nothing_Q1 = ((lo_Q == hi_Q) & (torch.arange(len(lo_Q), device=lo_Q.device) < first_own))[:, None]
         weight = torch.softmax(logits.masked_fill(sees_nothing_Q1, 0.0), dim=-1).masked_fill(sees_nothing_Q1, 0.0)
         weight_HQT = weight[..., : k_THE.shape[0]]
-        own_weight_HQ1 = None if own_HQ1 is None else weight[..., -1:]
+        own_weight_HC1 = weight[:, first_own:, -1:]
     out_QHV = torch.einsum("hqt,thv->qhv", weight_HQT, v_THV)
-    if own_weight_HQ1 is not None:
-        assert own_v_QHV is not None
-        out_QHV = out_QHV + own_weight_HQ1.transpose(0, 1) * own_v_QHV
-    return out_QHV
+    if own_v_CHV is None or own_weight_HC1 is None:
+        return out_QHV
+    own_CHV = own_weight_HC1.transpose(0, 1) * own_v_CHV
+    return torch.cat([out_QHV[:first_own], out_QHV[first_own:] + own_CHV])
