@@ -14,6 +14,9 @@ from typing import Any
 
 from ctr_rec.sharding.group import open_group
 
+# What nearly every function that runs here imports.
+PRELOADED = ["torch", "torchrec", "pytest", "ctr_rec.sharding.parallelize", "ctr_rec.checkpoint.store"]
+
 
 def _child(function: Callable[..., Any], rank: int, world_size: int, folder: str, args: tuple[Any, ...]) -> None:
     os.environ.update(
@@ -40,9 +43,7 @@ def _child(function: Callable[..., Any], rank: int, world_size: int, folder: str
 def _context() -> multiprocessing.context.BaseContext:
     """Ranks fork from a server that has imported torch once: a rank starts in a tenth of a second."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "torchrec", "torchrec.distributed.model_parallel", "ctr_rec.sharding.group"]
-    )
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
