@@ -62,7 +62,7 @@ class Trainer:
         self.reader = built.reader("train", run.train.seed)
         self.position = Position()
         self.log = IntervalLog(self.group, run.train.window)
-        self.checkpoints = Checkpoints(folder, run, built, self.stepper.dense_optimizer)
+        self.checkpoints = Checkpoints(folder, built, self.stepper.dense_optimizer)
         self._waited = 0.0
         self.total_steps = sum(s.epochs for s in self.stages) * self.reader.num_batches()
         if run.train.max_steps is not None:
@@ -169,7 +169,7 @@ class Trainer:
             if seen is not None:
                 seen.flush()
             started = time.perf_counter()
-            self.checkpoints.save(asdict(self.position), self.log, best)
+            self.checkpoints.save(asdict(self.position), self.log, self.position.best if best else None)
             seconds = time.perf_counter() - started
         if seconds > 25:
             record.say(

@@ -1,0 +1,95 @@
+"""The checkpoints of a run in training: what goes in besides tensors, and what comes back on resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctr_rec.checkpoint.history import checkpoint_folder, clean, find, latest, mark_best
+from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
+from ctr_rec.checkpoint.random_state import random_state, set_random_state
+from ctr_rec.checkpoint.state import training_state
+from ctr_rec.checkpoint.store import load, save
+from ctr_rec.train.build import Built
+from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.record import IntervalLog
+
+
+class Checkpoints:
+    """Saves and restores one run. Every method is a collective."""
+
+    def __init__(self, folder: RunFolder, built: Built, dense_optimizer: torch.optim.Optimizer) -> None:
+        self.folder = folder
+        self.built = built
+        self.dense_optimizer = dense_optimizer
+
+    def save(self, position: dict[str, Any], log: IntervalLog, best: float | None) -> None:
+        """Keeps the present state under its step; best: the watched metric, where it is the best so far.
+
+        A step that is saved already is not written again.
+        """
+        group, run, step = self.built.group, self.built.run, int(position["step"])
+        path = checkpoint_folder(self.folder.path, step)
+        if not group.any(group.is_main and (path / MANIFEST).is_file()):
+            save(path, self._state(), self._manifest(position), self._own(log), group)
+        if group.is_main:
+            if best is not None:
+                mark_best(self.folder.path, step, run.validation.metric, best)
+            clean(self.folder.path, run.checkpoint.keep)
+        group.barrier()
+
+    def load_last(self, log: IntervalLog) -> dict[str, Any]:
+        """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
+
+        On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
+        """
+        group = self.built.group
+        path = latest(self.folder.path)
+        check_compatible(read_manifest(path), self.built.manifest.fingerprint, self.built.spec)
+        loaded = load(path, self._state(), group)
+        own = loaded.rank_state(group)
+        if own is not None:
+            log.interval.load_array(own["interval"])
+            log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
+            set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
+        return loaded.manifest.state
+
+    def _state(self) -> dict[str, Any]:
+        parallel = self.built.parallel
+        return training_state(parallel.model, parallel.fused_optimizer, self.dense_optimizer, parallel.dense_parameters)
+
+    def _manifest(self, position: dict[str, Any]) -> Manifest:
+        built = self.built
+        return Manifest(
+            step=position["step"],
+            epoch=position["epoch"],
+            batch=position["batch"],
+            stage=position["stage"],
+            config=built.run.model_dump(mode="json"),
+            data_fingerprint=built.manifest.fingerprint,
+            train_range=(built.manifest.time_range[0], built.manifest.split.train_end),
+            tables=table_sizes(built.spec),
+            plan=built.parallel.plan.model_dump(mode="json"),
+            state=position,
+        )
+
+    def _own(self, log: IntervalLog) -> dict[str, Any]:
+        window = log.window.to_arrays()
+        own: dict[str, Any] = {f"random_{name}": value for name, value in random_state().items()}
+        own["interval"] = np.asarray(log.interval.to_array())
+        own["window_label"], own["window_score"] = window["label"], window["score"]
+        return own
+
+
+def load_weights(folder: RunFolder, built: Built, which: str) -> Manifest:
+    """Puts the weights of checkpoint `which` ("best", "last", "step-N") into the live model, for evaluation.
+
+    Raises CheckpointError when it is missing, damaged or not of this model.
+    """
+    path = find(folder.path, which)
+    manifest = read_manifest(path)
+    check_compatible(manifest.model_copy(update={"data_fingerprint": ""}), "", built.spec)
+    load(path, training_state(built.parallel.model), built.group)
+    return manifest
