@@ -89,6 +89,15 @@ def load_data_recipe(folder: Path) -> DataRecipe:
     return DataRecipe(folder=folder, schema=schema, splits=splits, read=read)
 
 
+def schema_beside(file: str) -> LogSchema:
+    """The SCHEMA of the schema.py in the folder of `file` (a recipe's build.py). Raises ConfigError without one."""
+    path = Path(file).with_name("schema.py")
+    schema = getattr(_load(path), "SCHEMA", None)
+    if not isinstance(schema, LogSchema):
+        raise ConfigError(f"{path}: expected SCHEMA, a LogSchema, got {type(schema).__name__}")
+    return schema
+
+
 def _load(path: Path) -> ModuleType:
     name = f"ctr_rec_data_{path.parent.name}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
