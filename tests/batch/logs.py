@@ -62,7 +62,10 @@ def random_items(seed: int, count: int = 39) -> list[dict[str, Any]]:
 def random_users(
     seed: int, count: int = 12, longest: int = 40, impressions: float = 0.7, span: int = 1000
 ) -> list[dict[str, Any]]:
-    """Users with ties in time, interleaved requests, events that are no impression, and some without any event."""
+    """Users with ties in time, interleaved requests, events that are no impression, and some without any event.
+
+    `dwell` tells every event from every other.
+    """
     random = np.random.default_rng([seed, 2])
     users = []
     for u in range(count):
@@ -78,8 +81,13 @@ def random_users(
                 "action": int(random.integers(0, 3)),
                 "impression": bool(random.random() < impressions),
                 "label": int(random.integers(0, 2)),
+                "tab": int(random.integers(0, 5)),
+                "topics": random.integers(0, 7, random.integers(0, 3)).tolist(),
+                "dwell": float(1000 * u + at),
+                "item_like_count": float(random.integers(0, 50)),
+                "item_like_rate": float(random.random()),
             }
-            for t, r in zip(times, requests, strict=True)
+            for at, (t, r) in enumerate(zip(times, requests, strict=True))
         ]
         users.append({"user_id": f"u{u}", "gender": u % 3, "likes": [0, 2][: u % 3], "age": float(u), "events": events})
     return users
