@@ -65,6 +65,18 @@ def test_functions_are_called_in_turn() -> None:
     assert timings["b"].min <= timings["b"].median <= timings["b"].max
 
 
+def test_the_first_call_only_warms_up() -> None:
+    calls: list[int] = []
+
+    def slow_at_first() -> None:
+        calls.append(1)
+        time.sleep(0.05 if len(calls) == 1 else 0)
+
+    timing = measure({"fn": slow_at_first}, runs=2)["fn"]
+    assert len(calls) == 3
+    assert timing.max < 0.05
+
+
 def test_seconds_are_those_of_the_right_function() -> None:
     timings = measure({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, runs=1, warmup=0)
     assert timings["slow"].median >= 0.02

@@ -9,6 +9,8 @@ from ctr_rec.errors import DataError
 from ctr_rec.metrics.distributed import gather_metrics, gather_window
 from ctr_rec.metrics.mergeable import ExactMetrics, all_metrics
 from ctr_rec.metrics.window import WindowMetrics
+from ctr_rec.sharding.group import Group
+from tests.ranks import run_ranks
 
 T = TypeVar("T")
 
@@ -108,3 +110,17 @@ def test_the_window_covers_all_ranks() -> None:
     expected = WindowMetrics(200)
     expected.update(*last)
     assert _on_ranks(3, work) == [expected.compute()] * 3
+
+
+def _on_a_real_group(group: Group) -> dict[str, float]:
+    label, score, users = _rows()
+    state, mine = ExactMetrics(), users % 3 == group.index
+    state.update(label[mine], score[mine], users[mine])
+    return {key: float(value) for key, value in gather_metrics(state, group).compute().items()}
+
+
+def test_a_real_group_of_gloo_ranks_agrees() -> None:
+    label, score, users = _rows()
+    mine = users % 3 < 2
+    expected = all_metrics(label[mine], score[mine], users[mine])
+    assert run_ranks(_on_a_real_group, 2) == [expected] * 2

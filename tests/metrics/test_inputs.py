@@ -83,6 +83,8 @@ _NAMES = ["b", "a", "b", "ü"]
         pa.chunked_array([_NAMES[:1], _NAMES[1:]]),
         np.array([7, 3, 7, 9]),
         np.array([7, 3, 7, 9], np.uint8),
+        np.array([-3, -1, -3, 5]),
+        np.array([7, 3, 7, 9]) + 10**15,
         np.array([-(2**62), 0, -(2**62), 2**62]),
         np.array([2**63 + 7, 3, 2**63 + 7, 9], np.uint64),
     ],

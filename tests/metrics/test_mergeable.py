@@ -70,11 +70,10 @@ def test_gathered_ranks_of_which_one_is_empty_merge() -> None:
 
 def test_merging_leaves_the_other_state_alone() -> None:
     one, other = ExactMetrics(), ExactMetrics()
-    one.update([0, 1], [0.0, 1.0], [1, 1])
     other.update([1], [0.5], [2])
     one.merge(other)
-    one.update([0], [0.1], [2])
-    assert (len(one), len(other)) == (4, 1)
+    one.update([0, 1], [0.1, 0.2], [2, 2])
+    assert (len(one), len(other)) == (3, 1)
 
 
 def test_a_state_does_not_watch_the_memory_it_was_given() -> None:

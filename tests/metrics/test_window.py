@@ -50,7 +50,9 @@ def test_a_restored_window_goes_on_as_if_never_stopped(capacity: int) -> None:
     stopped.update(label[:250], score[:250])
     restored = WindowMetrics(capacity)
     restored.load_arrays(stopped.to_arrays())
-    assert len(restored) == min(capacity, 100)
+    kept = min(capacity, 100)
+    assert len(restored) == kept
+    assert restored.compute()["logloss"] == logloss(label[250 - kept : 250], score[250 - kept : 250])
     restored.update(label[250:], score[250:])
     if capacity == 100:
         assert restored.compute() == whole.compute()
