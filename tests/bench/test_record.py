@@ -2,10 +2,11 @@ import io
 import json
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
-from ctr_rec.bench.record import Record, emit_json, emit_to, environment, measure, one_core
+from ctr_rec.bench.record import Record, Timing, emit_json, emit_to, environment, measure, one_core
 from ctr_rec.errors import ConfigError
 
 FIELDS = {"bench", "case", "metric", "value", "unit", "baseline", "ratio", "goal", "min", "max", "runs", "environment"}
@@ -65,22 +66,32 @@ def test_functions_are_called_in_turn() -> None:
     assert timings["b"].min <= timings["b"].median <= timings["b"].max
 
 
-def test_the_first_call_only_warms_up() -> None:
-    calls: list[int] = []
+class Clock:
+    """Seconds that pass only when told, so that a busy machine changes nothing."""
 
-    def slow_at_first() -> None:
-        calls.append(1)
-        time.sleep(0.05 if len(calls) == 1 else 0)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
-    timing = measure({"fn": slow_at_first}, runs=2)["fn"]
-    assert len(calls) == 3
-    assert timing.max < 0.05
+    def spend(self, *seconds: float) -> Callable[[], None]:
+        left = list(seconds)
+
+        def call() -> None:
+            self.now += left.pop(0)
+
+        return call
 
 
-def test_seconds_are_those_of_the_right_function() -> None:
-    timings = measure({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, runs=1, warmup=0)
-    assert timings["slow"].median >= 0.02
-    assert timings["quick"].median < timings["slow"].median
+def test_the_first_call_only_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = measure({"fn": Clock(monkeypatch).spend(60, 3, 1, 2)}, runs=3)
+    assert timings["fn"] == Timing(median=2, min=1, max=3, runs=3)
+
+
+def test_seconds_are_those_of_the_right_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    timings = measure({"slow": clock.spend(5, 7), "quick": clock.spend(1, 1)}, runs=2, warmup=0)
+    assert timings["slow"] == Timing(median=6, min=5, max=7, runs=2)
+    assert timings["quick"] == Timing(median=1, min=1, max=1, runs=2)
 
 
 def test_no_runs_are_refused() -> None:
