@@ -89,7 +89,7 @@ def clean(run: Path, keep_last: int) -> list[Path]:
     keep = {folder for _, folder in whole[-keep_last:]}
     if record is not None:
         keep.add(checkpoint_folder(run, record.step))
-    gone = sorted(f for f in (run / FOLDER).glob("step-*") if f not in keep)
+    gone = sorted(f for f in (run / FOLDER).glob("step-[0-9]*") if f not in keep)
     for folder in gone:
         remove(folder)
     return gone

@@ -84,7 +84,7 @@ def read_metadata(folder: Path) -> Metadata:
 
 def _check_inside(path: Path, info: Any) -> None:
     name = getattr(info, "relative_path", None)
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
         raise CheckpointError(
             f"{path} points at {name!r}: expected a file name inside the checkpoint's folder; refused"
         )

@@ -43,5 +43,9 @@ def test_rows_without_gradient_and_parameters_without_gradient_stay() -> None:
     expected = torch.tensor([[1 - 3 / 12.5**0.5, 1 - 4 / 12.5**0.5], [1.0, 1.0], [0.0, 0.0]])
     torch.testing.assert_close(weight.detach(), expected)
     assert torch.equal(idle, torch.ones(3, 2))
+    assert weight.grad is None
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected)
+    weight.grad = torch.ones(3, 2)
     optimizer.zero_grad()
     assert weight.grad is None
