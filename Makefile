@@ -61,7 +61,7 @@ demo: $(STAMP) clean-demo
 	$(SAY) "1/5 fetching MovieLens-100K"
 	@$(BIN)/python data/movielens_100k/fetch.py runs/raw/movielens_100k
 	$(SAY) "2/5 preparing it: raw files to typed Parquet"
-	@$(BIN)/ctr-rec prepare data/movielens_100k --raw runs/raw/movielens_100k --out runs/logs/movielens_100k --overwrite
+	@$(BIN)/ctr-rec prepare data/movielens_100k --raw runs/raw/movielens_100k --out logs/movielens_100k --overwrite
 	$(SAY) "3/5 training DIN on $(RANKS) ranks"
 	@$(TORCHRUN) -m ctr_rec train $(RECIPES):din_100k --run-dir $(DEMO)/din
 	$(SAY) "4/5 training HSTU on $(RANKS) ranks"

@@ -172,12 +172,12 @@ def _gpu(facts: Facts) -> list[Finding]:
 def _memory(facts: Facts) -> list[Finding]:
     if facts.memory_free is None:
         return [Finding(WARNING, "The free memory could not be read.")]
-    free = f"{facts.memory_free / GIB:.1f} GiB"
+    free = _size(facts.memory_free)
     if facts.tables is not None:
         needed = sum(facts.tables.bytes_by_table.values())
         largest = sorted(facts.tables.bytes_by_table.items(), key=lambda kv: -kv[1])[:3]
-        names = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
-        plan = f"the tables of {facts.tables.source} take {needed / GIB:.2f} GiB over all ranks (largest: {names})"
+        names = ", ".join(f"{name} {_size(size)}" for name, size in largest)
+        plan = f"the tables of {facts.tables.source} take {_size(needed)} over all ranks (largest: {names})"
         if needed > facts.memory_free:
             remedy = "train on more hosts, or narrow embedding.dim, or raise min_count in the data recipe"
             return [Finding(ERROR, f"Only {free} of memory are free, but {plan}; {remedy}.")]
@@ -192,16 +192,21 @@ def _memory(facts: Facts) -> list[Finding]:
     return [Finding(OK, f"{free} of memory are free (--recipe or --log compares that with the tables).")]
 
 
+def _size(num_bytes: int) -> str:
+    """In GiB, or in MiB where that would be nothing."""
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / (1 << 20):.1f} MiB"
+
+
 def _disk(facts: Facts) -> list[Finding]:
     if not facts.run_dir_writable:
         return [Finding(ERROR, f"The folder {facts.run_dir} cannot be written to; choose another --run-dir.")]
     if facts.disk_free is None:
         return [Finding(WARNING, f"The free disk space at {facts.run_dir} could not be read.")]
-    free = f"{facts.disk_free / GIB:.1f} GiB"
+    free = _size(facts.disk_free)
     # A new checkpoint is complete before an old one goes: the best, two last ones, and the one being written.
     needed = 4 * sum(facts.tables.bytes_by_table.values()) if facts.tables is not None else 0
     if facts.disk_free < needed:
-        return [Finding(ERROR, f"Only {free} of disk are free, but four checkpoints take {needed / GIB:.1f} GiB.")]
+        return [Finding(ERROR, f"Only {free} of disk are free, but four checkpoints take {_size(needed)}.")]
     if facts.disk_free < LOW_DISK:
         return [Finding(WARNING, f"Only {free} of disk are free; checkpoints may fill it.")]
     return [Finding(OK, f"{free} of disk are free.")]

@@ -29,7 +29,7 @@ def describe(path: Path, console: Console | None = None) -> str:
     kind, show = _kind(path)
     console = console or Console(highlight=False)
     for part in show(path):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str), markup=False)
     return kind
 
 

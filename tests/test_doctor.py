@@ -73,11 +73,11 @@ CASES = {
     "tables too large": (
         {"tables": tables(65)},
         ERROR,
-        "Only 64.0 GiB of memory are free, but the tables of recipe.py:din take 65.00 GiB over all ranks "
-        "(largest: item 65.00, user 0.00); train on more hosts",
+        "Only 64.0 GiB of memory are free, but the tables of recipe.py:din take 65.0 GiB over all ranks "
+        "(largest: item 65.0 GiB, user 0.0 MiB); train on more hosts",
     ),
-    "tables tight": ({"tables": tables(40)}, WARNING, "and the tables of recipe.py:din take 40.00 GiB"),
-    "tables fit": ({"tables": tables(4)}, OK, "and the tables of recipe.py:din take 4.00 GiB"),
+    "tables tight": ({"tables": tables(40)}, WARNING, "and the tables of recipe.py:din take 40.0 GiB"),
+    "tables fit": ({"tables": tables(4)}, OK, "and the tables of recipe.py:din take 4.0 GiB"),
     "unwritable": ({"run_dir_writable": False}, ERROR, "The folder runs cannot be written to"),
     "unread disk": ({"disk_free": None}, WARNING, "disk space at runs could not be read"),
     "little disk": ({"disk_free": GIB}, WARNING, "Only 1.0 GiB of disk are free; checkpoints may fill it"),
