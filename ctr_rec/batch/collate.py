@@ -125,7 +125,7 @@ class Collator:
         used, local = {}, {}
         for name, window in windows.items():
             start, length, local[name] = _union(window)
-            used[name] = buffer.channels[name].event[ranges(start, length)]
+            used[name] = buffer.channels[name].event.take(ranges(start, length))
         if len(used) == 1:
             name = next(iter(used))
             return used[name], local
@@ -134,19 +134,19 @@ class Collator:
         for events in used.values():
             mark[events] = True
         every = np.flatnonzero(mark)
-        mark[every] = False
         position[every] = np.arange(len(every), dtype=np.int64)
-        return every, {n: Ragged(position[used[n]][h.values], h.offsets) for n, h in local.items()}
+        return every, {n: Ragged(position.take(used[n]).take(h.values), h.offsets) for n, h in local.items()}
 
     def _fill(self, buffer: Buffer, part: Part) -> Batch:
         slices, found = buffer.slices, buffer.impressions
         own = found.own[part.chosen]
         visible = _visible(buffer, part.chosen, part.weight)
-        event_item, candidate = slices.item[part.events], slices.item[own]
-        item, rows = distinct(np.concatenate([event_item, candidate]), self._num_items, self._scratch)
+        on_both = [slices.item.take(part.events), slices.item[own]]
+        item, (event_item, impression_item) = distinct(on_both, self._num_items, self._scratch)
         levels, tables = self._levels(slices, part.events, own, item)
         bags, users = profiles(self._spec.user, slices.users, part.pieces.user)
-        known_at = buffer.known_at[part.events]
+        time = slices.time.take(part.events)
+        known_at = time if buffer.known_at is slices.time else buffer.known_at.take(part.events)
         num_each = part.pieces.num_impressions
         real = part.weight > 0
         return Batch(
@@ -157,14 +157,14 @@ class Collator:
             item=tensor(item),
             items=levels["items"],
             event_offsets=tensor(part.event_offsets),
-            event_item=tensor(rows[: len(event_item)]),
-            event_action=tensor(slices.action[part.events].astype(np.int64)),
-            event_time=tensor(slices.time[part.events]),
+            event_item=tensor(event_item),
+            event_action=tensor(slices.action.take(part.events).astype(np.int64)),
+            event_time=tensor(time),
             event_known_at=tensor(known_at),
             event_end=tensor(history_ends(known_at, part.event_offsets)),
             events=levels["events"],
             impression_user=tensor(np.repeat(np.arange(len(num_each)), num_each)),
-            impression_item=tensor(rows[len(event_item) :]),
+            impression_item=tensor(impression_item),
             impression_time=tensor(slices.request_time[own]),
             impression_event=tensor(_among(part.events, own)),
             impression_id=tensor(slices.event_id[own] if real else np.full(1, -1)),

@@ -46,10 +46,10 @@ def ranges(start: Int64, length: Int64) -> Int64:
 def take(column: Column, rows: Int64) -> Column:
     """The given rows of a column, in the given order."""
     if not isinstance(column, Ragged):
-        return column[rows]
+        return column.take(rows, axis=0)
     start = column.offsets[rows]
     length = column.offsets[rows + 1] - start
-    return Ragged(column.values[ranges(start, length)], offsets_of(length))
+    return Ragged(column.values.take(ranges(start, length)), offsets_of(length))
 
 
 def part(column: Column, start: int, stop: int) -> Column:
@@ -81,10 +81,12 @@ class Scratch:
         self._position = np.empty(0, np.int64)
 
     def mark(self, size: int) -> npt.NDArray[np.bool_]:
-        """All False; the caller leaves it so."""
+        """All False."""
         if len(self._mark) < size:
-            self._mark = np.zeros(size, bool)
-        return self._mark[:size]
+            self._mark = np.empty(size, bool)
+        mark = self._mark[:size]
+        mark.fill(False)
+        return mark
 
     def position(self, size: int) -> Int64:
         """Contents are whatever the last caller left."""
@@ -93,24 +95,25 @@ class Scratch:
         return self._position[:size]
 
 
-def distinct(values: Array, size: int, scratch: Scratch) -> tuple[Int64, Int64]:
-    """Distinct values in ascending order, and the index of each value among them.
+def distinct(parts: Sequence[Array], size: int, scratch: Scratch) -> tuple[Int64, list[Int64]]:
+    """Distinct values over all parts in ascending order, and for each part the index of each of its values.
 
-    values: integers in [0, size). The work grows with the values, not with size.
+    parts: integers in [0, size). The work grows with the values, not with size.
     """
     position = scratch.position(size)
-    if size <= 4 * len(values):
+    if size <= 4 * sum(len(p) for p in parts):
         mark = scratch.mark(size)
-        mark[values] = True
+        for values in parts:
+            mark[values] = True
         found = np.flatnonzero(mark)
-        mark[found] = False
     else:
         # Each value's slot keeps the index of one of its occurrences, and that occurrence knows it was kept.
+        values = np.concatenate([np.zeros(0, np.int64), *parts])
         order = np.arange(len(values), dtype=np.int64)
         position[values] = order
-        found = np.sort(values[position[values] == order]).astype(np.int64)
+        found = np.sort(values[position.take(values) == order])
     position[found] = np.arange(len(found), dtype=np.int64)
-    return found, position[values]
+    return found, [position.take(values) for values in parts]
 
 
 def cut_evenly(weights: Int64, parts: int) -> Int64:

@@ -64,12 +64,10 @@ class Levels:
             if wanted == table
         ]
         values = [c.values if isinstance(c, Ragged) else c for _, _, c in mine]
-        found, index = distinct(np.concatenate([np.zeros(0, np.int32), *values]), rows, self._scratch)
-        at = 0
-        for (level, name, column), value in zip(mine, values, strict=True):
+        found, indexes = distinct(values, rows, self._scratch)
+        for (level, name, column), index in zip(mine, indexes, strict=True):
             offsets = tensor(column.offsets) if isinstance(column, Ragged) else None
-            level.ids[name] = Ids(table, tensor(index[at : at + len(value)]), offsets)
-            at += len(value)
+            level.ids[name] = Ids(table, tensor(index), offsets)
         return tensor(found)
 
 

@@ -23,7 +23,7 @@ from ctr_rec.schema.table import SparseSpec
 class Slices:
     """User slices: one row group, or several joined. U users, T events.
 
-    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, request_time: int64 [T]. item: int32 [T].
+    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, request_time: int64 [T]. item: int64 [T].
     action: int16 [T]. impression: bool [T]. label: int8 [T]. event_id: int64 [T], unique within the log.
     events, counters, users: feature columns, standardised, by name.
     """
@@ -81,7 +81,7 @@ class Source:
             offsets=offsets,
             time=time,
             request_time=self._list(frame, "request_time", np.int64, offsets),
-            item=self._list(frame, "item", np.int32, offsets),
+            item=self._list(frame, "item", np.int64, offsets),
             action=self._list(frame, "action", np.int16, offsets),
             impression=self._list(frame, "impression", np.bool_, offsets),
             label=self._list(frame, self.label, np.int8, offsets),

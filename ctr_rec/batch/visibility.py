@@ -50,5 +50,6 @@ def history_ends(known_at: Int64, offsets: Int64) -> Int64:
     last = np.ones(len(known_at), bool)
     np.not_equal(known_at[1:], known_at[:-1], out=last[:-1])
     last[offsets[1:][np.diff(offsets) > 0] - 1] = True
-    ends = np.flatnonzero(last) + 1
-    return np.repeat(ends, np.diff(ends, prepend=0))
+    group = np.cumsum(last)
+    group -= last
+    return (np.flatnonzero(last) + 1).take(group)

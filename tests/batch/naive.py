@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def dwell(batch: Batch) -> np.ndarray:
 def rows(jagged: Jagged) -> list[list[int]]:
     """A jagged tensor as lists."""
     values, offsets = jagged.values.tolist(), jagged.offsets.tolist()
-    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[a:b] for a, b in itertools.pairwise(offsets)]
 
 
 def ids(batches: Iterable[Batch]) -> list[int]:
