@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,16 +34,31 @@ def test_blocks_partition_the_queries_and_hold_what_they_see(lengths: tuple[int,
 
 def test_columns_name_bucket_and_position() -> None:
     lo, hi = torch.tensor([0, 1]), torch.tensor([2, 4])
-    times = {"query_time_Q": torch.tensor([100, 107]), "key_time_T": torch.tensor([93, 99, 100, 106])}
+    times: dict[str, Any] = {"query_time_Q": torch.tensor([100, 107]), "key_time_T": torch.tensor([93, 99, 100, 106])}
     plan = plan_blocks(lo, hi, 4, num_positions=3, num_buckets=3, **times)
     hidden = 9
     # Seconds 7 1 and 8 7 1, buckets 2 (clipped) 1 and 2 2 1, positions 2 1 and 2 (clipped) 2 1.
     assert plan.columns[0].view(2, 4).tolist() == [[8, 4, hidden, hidden], [hidden, 8, 8, 4]]
 
 
+def test_windows_of_two_lengths_meet_in_one_block() -> None:
+    lo, hi = torch.tensor([5, 0, 3]), torch.tensor([6, 6, 6])
+    (block,) = plan_blocks(lo, hi, 8).blocks
+    assert (block.key_start, block.key_stop) == (0, 6)
+
+
+def test_empty_ranges_do_not_widen_a_block() -> None:
+    """Whether they stand in the middle of a piece or make up a piece of their own."""
+    lo, hi = torch.tensor([0, 0, 0, 0, 0, 7, 900, 901]), torch.tensor([0, 0, 0, 0, 0, 7, 901, 902])
+    for grain in (2, 8):
+        limits = BlockLimits(grain=grain, overhead_pairs=100, max_pairs=1000)
+        (block,) = plan_blocks(lo, hi, 1000, limits=limits).blocks
+        assert (block.key_start, block.key_stop) == (900, 902)
+
+
 def test_times_may_span_more_than_32_bits() -> None:
     lo, hi = torch.tensor([0]), torch.tensor([2])
-    times = {"query_time_Q": torch.tensor([2**40]), "key_time_T": torch.tensor([0, 2**40 - 1])}
+    times: dict[str, Any] = {"query_time_Q": torch.tensor([2**40]), "key_time_T": torch.tensor([0, 2**40 - 1])}
     plan = plan_blocks(lo, hi, 2, num_buckets=64, **times)
     assert plan.columns[0].tolist() == [40, 1]
 
