@@ -42,8 +42,9 @@ class ReplicatedOptimizer(KeyedOptimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group["lr"])
-                    # A fused table's gradient is gone after its step; a caller may count on that for all tables.
-                    parameter.grad = None
+        # A fused table's gradient is gone after its step; a caller may count on that for all tables. Not sooner:
+        # TorchRec keeps several tables in one parameter, and its tables share one gradient.
+        self.zero_grad()
 
     def _update(self, parameter: Tensor, gradient: Tensor, lr: float) -> None:
         if self._kind is OptimizerKind.SGD:
