@@ -124,7 +124,8 @@ def _to_arrow(group: Any) -> pa.Array:
     # NumPy's variable-width strings have no Arrow conversion of their own.
     values = values.astype(object) if values.dtype.kind == "T" else values
     try:
-        return pa.array(values)
+        is_text = values.dtype.kind == "U" or (values.dtype == object and len(values) and isinstance(values[0], str))
+        return pa.array(values, pa.large_string()) if is_text else pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise DataError(f"group: expected integers or strings, got a mixture; pass ids of one kind: {error}") from error
 

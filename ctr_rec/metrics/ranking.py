@@ -187,11 +187,13 @@ def _count_wins(key: npt.NDArray[np.uint64], rank_bits: int) -> tuple[Codes, Cod
     negatives = np.concatenate(([0], np.cumsum(1 - positive)))
     tie_starts = _run_starts(key >> np.uint64(1))
     tie_lengths = np.diff(tie_starts, append=len(key))
-    rows = np.diff(starts, append=len(key))
-    doubled = np.repeat(negatives[tie_starts], tie_lengths) + negatives[1:]
-    doubled -= 2 * np.repeat(negatives[starts], rows)
-    wins = np.add.reduceat(positive * doubled, starts)
-    return group[starts].astype(np.int64), rows, np.add.reduceat(positive, starts), wins
+    # Negatives of earlier groups are counted in and taken off once per group.
+    doubled = np.repeat(negatives[tie_starts], tie_lengths)
+    doubled += negatives[1:]
+    doubled *= positive
+    rows, positives = np.diff(starts, append=len(key)), np.add.reduceat(positive, starts)
+    wins = np.add.reduceat(doubled, starts) - 2 * negatives[starts] * positives
+    return group[starts].astype(np.int64), rows, positives, wins
 
 
 def _run_starts(values: npt.NDArray[np.uint64]) -> Codes:
