@@ -239,11 +239,13 @@ def blocked_prefix_attention(
     compute = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     q_QHE, k_THE, v_THV = q_QHE.to(compute), k_THE.to(compute), v_THV.to(compute)
     table_HN = None if table_HN is None else table_HN.to(compute)
-    own_logit_CH = None
-    if own_k_CHE is not None and own_v_CHV is not None:
-        own_v_CHV = own_v_CHV.to(compute)
-        own_logit_CH = scale * (q_QHE[len(q_QHE) - len(own_k_CHE) :] * own_k_CHE.to(compute)).sum(-1)
-        if table_HN is not None:
-            own_logit_CH = own_logit_CH + table_HN[:, 0]
-    out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table_HN, own_logit_CH, own_v_CHV, plan, kind, scale)
+    # Autocast would round the products of some of the operations below and not of others.
+    with torch.autocast(v_THV.device.type, enabled=False):
+        own_logit_CH = None
+        if own_k_CHE is not None and own_v_CHV is not None:
+            own_v_CHV = own_v_CHV.to(compute)
+            own_logit_CH = scale * (q_QHE[len(q_QHE) - len(own_k_CHE) :] * own_k_CHE.to(compute)).sum(-1)
+            if table_HN is not None:
+                own_logit_CH = own_logit_CH + table_HN[:, 0]
+        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table_HN, own_logit_CH, own_v_CHV, plan, kind, scale)
     return out.to(dtype)

@@ -39,6 +39,12 @@ class Case:
             time_edges_G=edges,
         )
 
+    def on(self, device: str) -> Case:
+        """The case with every tensor moved, the learnable ones as fresh leaves."""
+        learnable = {name: tensor.detach().to(device).requires_grad_() for name, tensor in self.tensors.items()}
+        others = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, tensors=learnable, **others)
+
     def changed(self, **tensors: Tensor) -> Case:
         return replace(self, tensors={**self.tensors, **tensors})
 

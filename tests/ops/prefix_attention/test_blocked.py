@@ -137,3 +137,21 @@ def test_strided_inputs() -> None:
     torch.testing.assert_close(attend(loose, case.bias()), attend(tight, case.bias()))
     grads = [torch.autograd.grad(attend(c, case.bias()).sum(), joint)[0] for c in (loose, tight)]
     torch.testing.assert_close(*grads)
+
+
+def test_autocast_changes_nothing() -> None:
+    case = make_case(dtype=torch.float32)
+    plain = attend(case, case.bias())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attend(case, case.bias()), plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["silu", "softmax"])
+def test_cuda_equals_the_reference_on_cpu(kind: str) -> None:
+    case = make_case()
+    want = output_and_gradients(case, case.bias(), kind=kind, backend="reference")
+    for limits in (None, SMALL):
+        moved = case.on("cuda")
+        got = output_and_gradients(moved, moved.bias(), kind=kind, limits=limits)
+        assert_close({name: tensor.cpu() for name, tensor in got.items()}, want, torch.float64)
