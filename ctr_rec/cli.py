@@ -260,6 +260,9 @@ def _run(arguments: list[str]) -> int:
     except CtrRecError as error:
         if debug:
             raise
+        from ctr_rec.sharding.launch import leave_sentence
+
+        leave_sentence(error)
         return _fail(str(error), USER_ERROR)
     except ModuleNotFoundError as error:
         root = (error.name or "").partition(".")[0]

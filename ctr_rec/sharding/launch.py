@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def launched_rank() -> int:
@@ -26,3 +29,17 @@ def recorded(function: Callable[[], int]) -> int:
     status = record(function)()
     assert status is not None, "record swallows only SystemExit(0), which training does not raise"
     return status
+
+
+def leave_sentence(error: Exception) -> None:
+    """Replaces the traceback in the agent's error file by the sentence, for what the user can mend; else does nothing.
+
+    Each rank does so, since torchrun shows the failure of the rank that failed first, whichever that is.
+    """
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if name is None or not under_torchrun():
+        return
+    sentence = f"{type(error).__name__}: {error}"
+    # The agent orders failures by this time stamp, in seconds and as text.
+    extra = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
+    Path(name).write_text(json.dumps({"message": {"message": sentence, "extraInfo": extra}}))

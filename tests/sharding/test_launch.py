@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctr_rec.errors import DataError
-from ctr_rec.sharding.launch import launched_rank, recorded, under_torchrun
+from ctr_rec.sharding.launch import launched_rank, leave_sentence, recorded, under_torchrun
 
 
 def test_rank_without_launcher_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +38,18 @@ def test_under_torchrun_the_failure_is_written_for_the_agent(monkeypatch: pytest
     with pytest.raises(DataError):
         recorded(fail)
     assert "row 7 is cut short" in json.dumps(json.loads(file.read_text()))
+
+
+def test_a_sentence_replaces_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    leave_sentence(DataError("row 7"))
+    assert not file.exists()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    leave_sentence(DataError("row 7"))
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+    assert failure.message["message"] == "DataError: row 7"
+    assert failure.timestamp > 0
