@@ -1,0 +1,104 @@
+"""A schema that contradicts itself is refused, with the name of what contradicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ctr_rec.schema.log import Counter, Feature, Kind, Known, LogSchema, Side, Split, Vocabulary
+
+ITEM = Feature(name="film", kind=Kind.CATEGORY, side=Side.ITEM, table="item")
+TITLE = Feature(name="title", kind=Kind.TEXT, side=Side.ITEM)
+DWELL = Feature(name="dwell", kind=Kind.NUMBER, side=Side.EVENT, known=Known.ACTION, log1p=True)
+
+
+def schema(**changes: Any) -> LogSchema:
+    fields: dict[str, Any] = {
+        "name": "toy",
+        "features": (ITEM, TITLE, DWELL),
+        "vocabularies": (Vocabulary(table="item"),),
+        "actions": ("none", "click"),
+        "labels": ("clicked",),
+        "counters": (Counter(name="item_click", by="item", label="clicked"),),
+    }
+    return LogSchema(**{**fields, **changes})
+
+
+def test_features_are_found_by_side_and_name_in_declared_order() -> None:
+    toy = schema()
+    assert toy.of(Side.ITEM) == [ITEM, TITLE]
+    assert toy.of(Side.USER) == []
+    assert toy.feature("dwell") is DWELL
+
+
+def test_an_unknown_feature_lists_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"schema 'toy' has no feature 'films'; it has \['film', 'title', 'dwell'\]"):
+        schema().feature("films")
+
+
+@pytest.mark.parametrize(("unit", "ticks"), [("s", 1), ("ms", 1000), ("us", 1_000_000)])
+def test_ticks_per_second(unit: str, ticks: int) -> None:
+    assert schema(time_unit=unit).ticks_per_second == ticks
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"name": "1x", "kind": Kind.NUMBER}, "feature name '1x': expected letters, digits and _"),
+        ({"name": "a b", "kind": Kind.NUMBER}, "feature name 'a b'"),
+        ({"name": "c", "kind": Kind.CATEGORY}, "feature 'c' of kind category needs table; name it"),
+        ({"name": "c", "kind": Kind.CATEGORIES}, "feature 'c' of kind categories needs table"),
+        ({"name": "n", "kind": Kind.NUMBER, "table": "t"}, "feature 'n' of kind number takes no table; remove it"),
+        (
+            {"name": "n", "kind": Kind.NUMBER, "known": Known.ACTION},
+            "'n': only event features can be known with",
+        ),
+        ({"name": "v", "kind": Kind.VECTOR}, "'v': dim belongs to VECTOR features and is required there"),
+        ({"name": "n", "kind": Kind.NUMBER, "dim": 3}, "'n': dim belongs to VECTOR features"),
+    ],
+)
+def test_a_feature_that_contradicts_itself_is_refused(fields: dict[str, Any], part: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Feature(side=Side.USER, **fields)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"features": (ITEM, ITEM)}, "feature film is declared more than once"),
+        ({"vocabularies": (Vocabulary(table="item"),) * 2}, "vocabulary item is declared more than once"),
+        ({"actions": ("none", "none")}, "action none is declared more than once"),
+        ({"labels": ("clicked", "clicked")}, "label clicked is declared more than once"),
+        ({"counters": (Counter(name="c", by="user", label="clicked"),) * 2}, "counter c is declared more than once"),
+        ({"vocabularies": ()}, "feature 'film' names table 'item', which has no vocabulary; declared: none"),
+        ({"features": (TITLE,)}, "no feature uses table item; remove its vocabulary"),
+        ({"counters": (Counter(name="c", by="item", label="liked"),)}, "counter 'c' counts unknown label 'liked'"),
+        ({"actions": ()}, "actions"),
+        ({"labels": ()}, "labels"),
+        ({"time_unit": "minutes"}, "time_unit"),
+        ({"action_delay": -1}, "action_delay"),
+    ],
+)
+def test_a_schema_that_contradicts_itself_is_refused(changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        schema(**changes)
+    assert part in str(caught.value)
+
+
+def test_a_counter_counts_by_item_or_user() -> None:
+    with pytest.raises(ValidationError, match="by"):
+        Counter(name="c", by="city", label="clicked")
+
+
+@pytest.mark.parametrize("ends", [(2, 1, None), (1, 1, None), (1, 3, 2), (1, 2, 2)])
+def test_split_ends_must_grow(ends: tuple[int, int, int | None]) -> None:
+    with pytest.raises(ValidationError, match="split ends must grow: train_end < valid_end < test_end, got"):
+        Split(train_end=ends[0], valid_end=ends[1], test_end=ends[2])
+
+
+def test_a_split_may_end_early() -> None:
+    assert Split(train_end=1, valid_end=2).test_end is None
+    assert Split(train_end=1, valid_end=2, test_end=3).test_end == 3
