@@ -40,7 +40,7 @@ def _child(function: Callable[..., Any], rank: int, world_size: int, folder: str
         raise SystemExit(1) from None
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def forkserver() -> multiprocessing.context.BaseContext:
     """Ranks fork from a server that has imported torch once: a rank starts in a tenth of a second."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -54,7 +54,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     ends the others, and the AssertionError raised here carries the traceback of every rank that failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = _context()
+        context = forkserver()
         ranks = [
             context.Process(target=_child, args=(function, rank, world_size, folder, args))  # type: ignore[attr-defined]
             for rank in range(world_size)

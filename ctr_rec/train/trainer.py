@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,5 +198,6 @@ class Trainer:
 
 def seed_everything(seed: int, rank: int) -> None:
     """Dropout and the like differ by rank; initial weights do not (see sharding/)."""
+    random.seed(seed * 1_000 + rank)
     np.random.seed(seed * 1_000 + rank)
     torch.manual_seed(seed * 1_000 + rank)

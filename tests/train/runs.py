@@ -20,7 +20,7 @@ def small_run(log: Path, epochs: int = 2) -> Run:
             buffer_row_groups=2,
         ),
         tower=DINConfig(),
-        embedding=EmbeddingSettings(dim=4),
+        embedding=EmbeddingSettings(dim=4, exclude=("dwell",)),
         train=TrainConfig(epochs=epochs, log_every=3, record_impressions=True, threads=1, window=500),
         checkpoint=Checkpointing(every=4),
     )

@@ -3,11 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.train.runs import small_run
 
 from ctr_rec.config import override
 from ctr_rec.errors import ConfigError
 from ctr_rec.train.folder import RunFolder
+from tests.train.runs import small_run
 
 
 def test_a_new_folder_keeps_the_run(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from tests.train.runs import small_run
 
 from ctr_rec.batch.config import Packed
 from ctr_rec.config import from_json, override
 from ctr_rec.errors import ConfigError
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.train.run import Run
+from tests.train.runs import small_run
 
 
 def test_a_run_survives_its_json_with_the_tower_it_had() -> None:
@@ -20,7 +20,7 @@ def test_a_run_survives_its_json_with_the_tower_it_had() -> None:
 
 def test_a_tower_and_batches_that_do_not_fit_are_refused() -> None:
     run = small_run(Path("log"))
-    with pytest.raises(ConfigError, match=r"DINConfig reads pointwise batches.*Packed.*set data.batches to Pointwise"):
+    with pytest.raises(ValueError, match=r"DINConfig reads pointwise batches.*Packed.*set data.batches to Pointwise"):
         Run(**{**dict(run), "data": run.data.model_copy(update={"batches": Packed()})})
 
 

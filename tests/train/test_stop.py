@@ -2,10 +2,10 @@ import os
 import signal
 
 import pytest
-from tests.ranks import run_ranks
 
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.stop import StopRequest
+from tests.ranks import run_ranks
 
 
 def test_a_signal_becomes_a_request_and_handlers_come_back() -> None:
@@ -18,9 +18,11 @@ def test_a_signal_becomes_a_request_and_handlers_come_back() -> None:
 
 
 def test_a_second_interrupt_interrupts() -> None:
-    with StopRequest(), pytest.raises(KeyboardInterrupt):
+    with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def _asked_on_rank_one(group: Group) -> bool:

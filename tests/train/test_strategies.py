@@ -1,8 +1,7 @@
 from pathlib import Path
 
-from tests.train.runs import small_run
-
 from ctr_rec.train.strategies import stages
+from tests.train.runs import small_run
 
 
 def test_joint_is_one_stage_of_all_epochs() -> None:
