@@ -81,15 +81,17 @@ def target_attention(
 
 def _choose(target_ND: Tensor, backend: Backend | None) -> Backend:
     """The one place that knows which path is fastest where."""
-    can_block = target_ND.device.type == "cpu" and target_ND.dtype in (torch.float32, torch.float64)
+    # Under autocast the products change type on the way, which the hand-written backward does not follow.
+    autocast = torch.is_autocast_enabled(target_ND.device.type)
+    can_block = target_ND.device.type == "cpu" and target_ND.dtype in (torch.float32, torch.float64) and not autocast
     if backend is None:
         return "blocked" if can_block else "jagged"
     if backend not in _BACKENDS:
         raise ValueError(f"target_attention: expected backend in {sorted(_BACKENDS)}, got {backend!r}")
     if backend == "blocked" and not can_block:
         raise ValueError(
-            f"target_attention: backend 'blocked' runs on CPU in float32 or float64, got {target_ND.dtype} on "
-            f"{target_ND.device}; use 'jagged'"
+            f"target_attention: backend 'blocked' runs on CPU in float32 or float64 without autocast, got "
+            f"{target_ND.dtype} on {target_ND.device}, autocast {autocast}; use 'jagged'"
         )
     return backend
 
@@ -114,6 +116,8 @@ def _check_vectors(target_ND: Tensor, event_TD: Tensor, mlp: AttentionMLP) -> No
     for name, tensor, shape in expected:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"target_attention: expected {name} of shape {shape}, got {tuple(tensor.shape)}")
+    if torch.is_autocast_enabled(target_ND.device.type):
+        return
     for name, tensor in [("event_TD", event_TD), *((name, tensor) for name, tensor, _ in expected)]:
         if tensor.dtype != target_ND.dtype:
             raise ValueError(

@@ -180,6 +180,20 @@ def test_recomputed_blocks_give_the_same_gradients(activation: Any, monkeypatch:
     agree(again, kept, tolerance=0.0)
 
 
+def test_nothing_is_kept_above_the_bound_nor_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make(LENGTHS["many blocks"])
+    taken = []
+    take_layers = blocked._take_layers
+    monkeypatch.setattr(blocked, "_take_layers", lambda *args: taken.append(args) or take_layers(*args))
+    target_attention(*inputs, backend="blocked")
+    assert len(taken) == 1
+    with torch.no_grad():
+        target_attention(*inputs, backend="blocked")
+    monkeypatch.setattr(blocked, "KEEP_BYTES", 0)
+    target_attention(*inputs, backend="blocked")
+    assert len(taken) == 1
+
+
 def test_second_backward_over_one_graph_is_the_first() -> None:
     inputs = make(LENGTHS["many blocks"])
     pooled_ND = target_attention(*inputs, backend="blocked")
@@ -289,6 +303,20 @@ def test_unknown_choices_are_named() -> None:
 
 def test_blocked_refuses_what_it_cannot_run_and_the_default_does_not() -> None:
     inputs = make([3, 2], dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"float32 or float64, got torch.bfloat16 on cpu; use 'jagged'"):
+    with pytest.raises(ValueError, match=r"got torch.bfloat16 on cpu, autocast False; use 'jagged'"):
         target_attention(*inputs, backend="blocked")
     assert target_attention(*inputs).dtype == torch.bfloat16
+
+
+def test_autocast_takes_mixed_types_and_reaches_every_gradient() -> None:
+    inputs = make(LENGTHS["many blocks"], dtype=torch.float32)
+    truth = target_attention(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = inputs._replace(target_ND=inputs.target_ND.bfloat16())
+        pooled_ND = target_attention(*mixed)
+        with pytest.raises(ValueError, match="autocast True; use 'jagged'"):
+            target_attention(*inputs, backend="blocked")
+    assert (pooled_ND - truth).norm() <= 0.02 * truth.norm()
+    for got, want in zip(gradients(pooled_ND, inputs), gradients(truth, inputs), strict=True):
+        assert got.dtype == torch.float32
+        assert (got - want).norm() <= 0.05 * want.norm()

@@ -53,8 +53,11 @@ def test_memory_beyond_the_bound_is_let_go(monkeypatch: pytest.MonkeyPatch) -> N
 def test_memory_first_taken_in_inference_mode_can_be_written_later() -> None:
     pool = Workspace()
     with torch.inference_mode():
-        pool.give(pool.take(10, 8, torch.float32))
-    pool.take(10, 8, torch.float32).tensor.fill_(1.0)
+        lease = pool.take(1000, 8, torch.float32)
+        pool.give(lease)
+    again = pool.take(1000, 8, torch.float32)
+    assert again.flat is lease.flat
+    again.tensor.fill_(1.0)
 
 
 def test_an_empty_request_is_served() -> None:
