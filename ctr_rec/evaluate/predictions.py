@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -38,11 +39,12 @@ class Predictions:
         order = np.argsort(self.impression, kind="stable")
         return Predictions(**{f.name: getattr(self, f.name)[order] for f in fields(self)})
 
-    def save(self, path: Path) -> None:
-        """Writes Parquet, complete or not at all."""
+    def save(self, path: Path, raw_ids: Mapping[str, pa.Array] | None = None) -> None:
+        """Writes Parquet, complete or not at all. raw_ids: columns beside the numbers, for people who join on them."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        pq.write_table(pa.table({f.name: getattr(self, f.name) for f in fields(self)}), partial, compression="zstd")
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        pq.write_table(pa.table({**columns, **(raw_ids or {})}), partial, compression="zstd")
         partial.replace(path)
 
     @classmethod

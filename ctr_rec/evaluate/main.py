@@ -1,0 +1,160 @@
+"""`ctr-rec evaluate` and `ctr-rec predict`: a run folder scores a split, on one process or under torchrun."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ctr_rec.checkpoint.manifest import Manifest, check_compatible
+from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.evaluate import results
+from ctr_rec.evaluate.identity import raw_ids
+from ctr_rec.evaluate.predict import predict as predict_split
+from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.evaluate.progress import ScoringProgress
+from ctr_rec.models.cost import Cost, cost
+from ctr_rec.models.ranker import Ranker
+from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.train.build import Built, build
+from ctr_rec.train.checkpoints import load_weights
+from ctr_rec.train.environment import code_version
+from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.main import on_main
+
+SCORED_SPLITS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way."""
+
+    predictions: Predictions
+    built: Built
+    checkpoint: Manifest
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+    """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
+
+    Args:
+        run_dir: folder of a run.
+        split: `valid` or `test`; each scoring of the test range is counted in the folder.
+        checkpoint: `best`, `last` or `step-N`.
+        log: prepared log with the run's tables, instead of the one it was trained on.
+
+    Raises:
+        ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
+        trained on other data. DataError: the log cannot be read or has no impression in the split.
+    """
+    with open_group() as group:
+        scored = score(run_dir, split, checkpoint, log, group)
+        on_main(group, lambda: _finish(run_dir, split, scored))
+
+
+def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+    """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`."""
+    with open_group() as group:
+        scored = score(run_dir, split, checkpoint, log, group)
+        on_main(group, lambda: _write(run_dir, out, split, scored))
+
+
+def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
+    """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
+    if split not in SCORED_SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
+    folder = RunFolder(run_dir)
+    run = folder.load_run()
+    if log is not None:
+        run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
+    if run.train.threads is not None:
+        torch.set_num_threads(run.train.threads)
+    built = build(run, group)
+    reader = built.reader(split, 0)
+    stored = load_weights(folder, built, checkpoint)
+    warnings = _check_data(stored, built, split, log)
+    started = time.perf_counter()
+    with ScoringProgress(f"scoring {split}", group.is_main) as progress:
+        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
+    return Scored(predictions, built, stored, time.perf_counter() - started, warnings)
+
+
+def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
+    """Refuses a log that changed behind the run's back; says when a log given on purpose overlaps with training."""
+    manifest = built.manifest
+    if log is None:
+        try:
+            check_compatible(stored, manifest.fingerprint, built.spec)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or say --log {built.run.data.log} to score it all the same") from error
+        return ()
+    first = _range_start(manifest, split)
+    if stored.train_range is None or first >= stored.train_range[1]:
+        return ()
+    return (
+        f"{split} of {log} begins at {first}, but the run was trained up to {stored.train_range[1]}: the model may "
+        "have seen these impressions, so the metrics may be too good",
+    )
+
+
+def _range_start(manifest: LogManifest, split: str) -> int:
+    return manifest.split.train_end if split == SPLITS[1] else manifest.split.valid_end
+
+
+def _finish(run_dir: Path, split: str, scored: Scored) -> None:
+    built = scored.built
+    log, manifest = built.run.data.log, built.manifest
+    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored))
+    results.save(run_dir, found, scored.predictions, log, manifest)
+    console = Console()
+    found.print(console)
+    _count(run_dir, split, scored, "evaluate", console)
+    _warn(scored, console)
+
+
+def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
+    built = scored.built
+    scored.predictions.save(out, raw_ids(built.run.data.log, built.manifest, scored.predictions))
+    console = Console(stderr=True)
+    console.print(f"{len(scored.predictions):,} predictions: {out}", highlight=False, soft_wrap=True)
+    _count(run_dir, split, scored, "predict", console)
+    _warn(scored, console)
+
+
+def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
+    if split == SPLITS[2]:
+        times = results.count_test_scoring(run_dir, f"{verb}, step {scored.checkpoint.step}")
+        console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
+
+
+def _warn(scored: Scored, console: Console) -> None:
+    for warning in scored.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+
+
+def _facts(split: str, scored: Scored) -> dict[str, Any]:
+    built = scored.built
+    return {
+        "scorer": built.run.name,
+        "label": built.run.data.label,
+        "step": scored.checkpoint.step,
+        "code": code_version(),
+        "ranks": built.group.size,
+        "seconds": round(scored.seconds, 3),
+        "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
+        "cost": _cost(built, split).model_dump(mode="json"),
+        "warnings": list(scored.warnings),
+    }
+
+
+def _cost(built: Built, split: str) -> Cost:
+    """Counted on the first batch of the split; tables stay on "meta"."""
+    ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
+    return cost(ranker, built.spec, next(iter(built.reader(split, 0).batches(epoch=0))))
