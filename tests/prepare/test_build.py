@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_equals_the_oracle(tmp_path: Path, partition_events: int, test_end: int 
     assert len(set().union(*requests)) == sum(map(len, requests)), "a request id is unique in the log"
     flat = [r for rows in expected.values() for r in rows if r["impression"]]
     ends = (-(2**62), split.train_end, split.valid_end, 2**62)
-    counts = tuple(sum(lo < r["request_time"] <= hi for r in flat) for lo, hi in zip(ends, ends[1:], strict=False))
+    counts = tuple(sum(lo < r["request_time"] <= hi for r in flat) for lo, hi in itertools.pairwise(ends))
     assert manifest.impressions == counts
     assert manifest.events == sum(map(len, expected.values()))
     assert manifest.time_range == (
@@ -324,5 +325,5 @@ def test_prepare_reads_a_recipe_folder_and_prints(tmp_path: Path, capsys: pytest
     assert prepare(folder, tmp_path / "log.csv", tmp_path / "c", split="4,9,14").impressions == (5, 5, 5)
     assert (tmp_path / "c" / MANIFEST).is_file()
     assert load_manifest(tmp_path / "c").sources[0].name == "log.csv"
-    with pytest.raises(DataError, match="raw log .* does not exist"):
+    with pytest.raises(DataError, match=r"raw log .* does not exist"):
         prepare(folder, tmp_path / "nothing.csv", tmp_path / "d")
