@@ -16,7 +16,7 @@ from ctr_rec.batch.buffer import Buffer, Selected
 from ctr_rec.batch.columns import Column, Int64, Ragged, Scratch, cut_evenly, distinct, offsets_of, ranges
 from ctr_rec.batch.config import Channel, DataConfig, Packed
 from ctr_rec.batch.levels import Levels, jagged, profiles, tensor
-from ctr_rec.batch.packing import Pieces, pieces_of
+from ctr_rec.batch.packing import Pieces
 from ctr_rec.batch.source import Slices
 from ctr_rec.batch.visibility import history_ends
 from ctr_rec.schema.table import SparseSpec
@@ -68,20 +68,16 @@ class Collator:
         """The rank's part of the buffer's batch `index`."""
         chosen = buffer.portions.batch(index)
         if isinstance(self._batches, Packed):
-            part = self._packed(buffer, chosen, self._batches.reach)
+            part = self._packed(buffer, chosen, buffer.portions.pieces_of(index))
         else:
             part = self._pointwise(buffer, chosen)
         return self._fill(buffer, part)
 
-    def _packed(self, buffer: Buffer, chosen: Int64, reach: int) -> Part:
-        found = buffer.impressions
-        every = pieces_of(found, chosen, reach)
+    def _packed(self, buffer: Buffer, chosen: Int64, every: Pieces) -> Part:
         length = every.end - every.start
         low, high = self._mine(length + every.num_impressions)
         first = offsets_of(every.num_impressions)
-        pieces = Pieces(
-            every.user[low:high], every.start[low:high], every.end[low:high], every.num_impressions[low:high]
-        )
+        pieces = every.part(low, high)
         total, mine, weight = int(length.sum()), chosen[first[low] : first[high]], 1.0
         if low == high:
             mine, weight = chosen[:1], 0.0
@@ -139,11 +135,12 @@ class Collator:
 
     def _fill(self, buffer: Buffer, part: Part) -> Batch:
         slices, found = buffer.slices, buffer.impressions
-        own = found.own[part.chosen]
-        visible = _visible(buffer, part.chosen, part.weight)
-        on_both = [slices.item.take(part.events), slices.item[own]]
+        chosen = part.chosen
+        own = slices.own.take(chosen)
+        visible = _visible(buffer, chosen, part.weight)
+        on_both = [slices.item.take(part.events), slices.item.take(own)]
         item, (event_item, impression_item) = distinct(on_both, self._num_items, self._scratch)
-        levels, tables = self._levels(slices, part.events, own, item)
+        levels, tables = self._levels(slices, part, own, item)
         bags, users = profiles(self._spec.user, slices.users, part.pieces.user)
         time = slices.time.take(part.events)
         known_at = time if buffer.known_at is slices.time else buffer.known_at.take(part.events)
@@ -165,13 +162,13 @@ class Collator:
             events=levels["events"],
             impression_user=tensor(np.repeat(np.arange(len(num_each)), num_each)),
             impression_item=tensor(impression_item),
-            impression_time=tensor(slices.request_time[own]),
+            impression_time=tensor(slices.request_time.take(chosen)),
             impression_event=tensor(_among(part.events, own)),
-            impression_id=tensor(slices.event_id[own] if real else np.full(1, -1)),
+            impression_id=tensor(slices.event_id.take(chosen) if real else np.full(1, -1)),
             visible_end=tensor(np.searchsorted(part.events, visible)),
-            history_length=tensor(visible - found.start[part.chosen]),
+            history_length=tensor(visible - found.start.take(chosen)),
             impressions=levels["impressions"],
-            label=tensor(slices.label[own].astype(np.float32) * np.float32(part.weight)),
+            label=tensor(slices.label.take(chosen).astype(np.float32) * np.float32(part.weight)),
             weight=torch.full((len(own),), part.weight),
             histories={name: jagged(history) for name, history in part.histories.items()},
             global_impressions=part.global_impressions,
@@ -179,13 +176,13 @@ class Collator:
         )
 
     def _levels(
-        self, slices: Slices, events: Int64, own: Int64, item: Int64
+        self, slices: Slices, part: Part, own: Int64, item: Int64
     ) -> tuple[dict[str, Level], dict[str, Tensor]]:
         levels = Levels(self._spec, self._scratch)
         levels.add("items", self._spec.item, self._items, item)
-        levels.add("events", self._spec.event, slices.events, events)
+        levels.add("events", self._spec.event, slices.events, part.events)
         levels.add("impressions", self._spec.impression, slices.events, own)
-        levels.numbers("impressions", slices.counters, own)
+        levels.numbers("impressions", slices.counters, part.chosen)
         return levels.finish()
 
 

@@ -49,7 +49,7 @@ class Levels:
     def numbers(self, level: str, columns: dict[str, Array], rows: Int64) -> None:
         """Numbers that are no feature of the schema's own: the counters."""
         for name, column in columns.items():
-            dense(self._levels[level][1], name, column[rows])
+            dense(self._levels[level][1], name, column.take(rows))
 
     def finish(self) -> tuple[dict[str, Level], dict[str, Tensor]]:
         """Levels by name, and the distinct rows of every table of the embedding collection in the spec's order."""

@@ -1,6 +1,6 @@
 """Which impressions share a batch, and which stretch of its user's events each needs.
 
-Legend: N impressions of a buffer in their canonical order (user, visible end, own position), B batches, K pieces.
+Legend: N impressions of a buffer in canonical order: by user, end of what they see, own position. B batches, K pieces.
 """
 
 from __future__ import annotations
@@ -8,19 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from ctr_rec.batch.columns import Int64, offsets_of, ranges
+from ctr_rec.batch.columns import Int64, ranges
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Impressions:
     """The impressions of one split in a buffer, canonical order; all int64 [N].
 
-    own, visible: own position and end of the visible prefix, in the buffer's events. user: row of the buffer.
-    start: where the user's events begin.
+    visible: end of the visible prefix, in the buffer's events. user: row of the buffer. start: of the user's events.
     """
 
-    own: Int64
     visible: Int64
     user: Int64
     start: Int64
@@ -35,23 +36,46 @@ class Pieces:
     end: Int64
     num_impressions: Int64
 
+    def part(self, low: int, high: int) -> Pieces:
+        return Pieces(self.user[low:high], self.start[low:high], self.end[low:high], self.num_impressions[low:high])
+
 
 @dataclass(frozen=True)
 class Portions:
-    """Batch b holds the impressions line[bounds[b] : bounds[b + 1]]. line: int64 [N], bounds: int64 [B + 1]."""
+    """Batch b holds the impressions order[bounds[b] : bounds[b + 1]], in canonical order.
 
-    line: Int64
+    order: int64 [N]. bounds: int64 [B + 1]. pieces, piece_bounds: of all batches, where users are packed.
+    """
+
+    order: Int64
     bounds: Int64
+    pieces: Pieces | None = None
+    piece_bounds: Int64 | None = None
 
     def batch(self, index: int) -> Int64:
-        """Numbers of the impressions of one batch, in canonical order."""
-        return np.sort(self.line[self.bounds[index] : self.bounds[index + 1]])
+        """Numbers of the impressions of one batch."""
+        return self.order[self.bounds[index] : self.bounds[index + 1]]
+
+    def pieces_of(self, index: int) -> Pieces:
+        """Stretches of one packed batch."""
+        assert self.pieces is not None, "pointwise batches have no pieces"
+        assert self.piece_bounds is not None
+        return self.pieces.part(int(self.piece_bounds[index]), int(self.piece_bounds[index + 1]))
 
 
 def scatter(num_impressions: int, num_batches: int, random: np.random.Generator | None) -> Portions:
     """Impressions in random order (file order without a generator), cut into nearly equal batches."""
     line = random.permutation(num_impressions) if random is not None else np.arange(num_impressions)
-    return Portions(line.astype(np.int64), np.arange(num_batches + 1) * num_impressions // num_batches)
+    return _portions(line, np.arange(num_batches + 1) * num_impressions // num_batches)
+
+
+def _portions(line: Int64, bounds: Int64) -> Portions:
+    """line[bounds[b] : bounds[b + 1]] is batch b; inside a batch canonical order is put back."""
+    num_batches = len(bounds) - 1
+    # NumPy sorts 16-bit keys stably in linear time.
+    batch = np.empty(len(line), np.uint16 if num_batches < 2**16 else np.int64)
+    batch[line] = np.repeat(np.arange(num_batches), np.diff(bounds))
+    return Portions(np.argsort(batch, kind="stable"), bounds)
 
 
 def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Generator | None) -> Portions:
@@ -63,36 +87,39 @@ def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Gen
     line / (budget - reach) or more. The manifest bounds the line: at most the events of the row group, at most
     `reach` per impression, and one per impression.
     """
-    n = len(found.own)
+    n = len(found.user)
     first = np.flatnonzero(np.diff(found.user, prepend=-1))
     count = np.diff(np.append(first, n))
     users = random.permutation(len(first)) if random is not None else np.arange(len(first))
     line = ranges(first[users], count[users])
-    user, visible, start = found.user[line], found.visible[line], found.start[line]
-    fresh, opens = _fresh(user, visible, start, reach)
+    visible, start = found.visible.take(line), found.start.take(line)
+    heads = np.zeros(n, bool)
+    heads[np.cumsum(count[users]) - count[users]] = True
+    fresh, heads = _fresh(heads, visible, start, reach)
     ends = np.cumsum(fresh + 1)
-    batch = (ends - 1) * num_batches // max(int(ends[-1]), 1)
-    cuts = np.searchsorted(batch, np.arange(num_batches)).astype(np.int64)
-    return Portions(line, _at_least_one(_whole(cuts, opens, visible, start, reach), n))
+    cuts = np.searchsorted(ends, -(-ends[-1] * np.arange(num_batches) // num_batches), side="right").astype(np.int64)
+    portions = _portions(line, _at_least_one(_whole(cuts, heads, visible, start, reach), n))
+    return _with_pieces(portions, found, reach)
 
 
-def _fresh(user: Int64, visible: Int64, start: Int64, reach: int) -> tuple[Int64, Int64]:
-    """Events each impression adds, and per impression the index of the one that opens its unbroken stretch."""
-    new_user = np.diff(user, prepend=-1) != 0
-    before = np.where(new_user, start, np.concatenate([visible[:1], visible[:-1]]))
-    gap = visible - before
-    opening = new_user | (gap > reach)
-    opens = np.maximum.accumulate(np.where(opening, np.arange(len(user)), 0))
-    return np.minimum(gap, reach), opens
+def _fresh(heads: Flags, visible: Int64, start: Int64, reach: int) -> tuple[Int64, Flags]:
+    """Events each impression adds, and whether it opens an unbroken stretch. heads: whether a user or batch begins."""
+    gap = np.empty_like(visible)
+    np.subtract(visible[1:], visible[:-1], out=gap[1:])
+    at = np.flatnonzero(heads)
+    gap[at] = visible[at] - start[at]
+    opens = gap > reach
+    opens |= heads
+    return np.minimum(gap, reach, out=gap), opens
 
 
-def _whole(cuts: Int64, opens: Int64, visible: Int64, start: Int64, reach: int) -> Int64:
+def _whole(cuts: Int64, opens: Flags, visible: Int64, start: Int64, reach: int) -> Int64:
     """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
-    inside = np.minimum(cuts, len(opens) - 1)
-    opening = opens[inside]
+    openings = np.flatnonzero(opens)
+    opening = openings[np.searchsorted(openings, cuts, side="right") - 1]
     begin = np.maximum(start[opening], visible[opening] - reach)
-    before = visible[inside] - begin + (inside - opening)
-    return np.where((cuts < len(opens)) & (before <= reach), opening, cuts)
+    before = visible[cuts] - begin + (cuts - opening)
+    return np.where(before <= reach, opening, cuts)
 
 
 def _at_least_one(cuts: Int64, num_impressions: int) -> Int64:
@@ -103,18 +130,23 @@ def _at_least_one(cuts: Int64, num_impressions: int) -> Int64:
     return np.append(cuts, num_impressions)
 
 
-def pieces_of(found: Impressions, chosen: Int64, reach: int) -> Pieces:
-    """The stretches that one batch's impressions (canonical order) need: from `reach` before the first to the last.
+def _with_pieces(portions: Portions, found: Impressions, reach: int) -> Portions:
+    """Adds the stretches that each batch's impressions need: from `reach` before the first to the last.
 
     Impressions of one user further than `reach` apart need nothing in between: they become two pieces.
     """
-    user, visible, start = found.user[chosen], found.visible[chosen], found.start[chosen]
-    _, opens = _fresh(user, visible, start, reach)
-    first = np.flatnonzero(opens == np.arange(len(chosen)))
-    last = np.append(first[1:], len(chosen)) - 1
-    return Pieces(
+    order, n = portions.order, len(portions.order)
+    user, visible, start = found.user.take(order), found.visible.take(order), found.start.take(order)
+    heads = np.ones(n, bool)
+    np.not_equal(user[1:], user[:-1], out=heads[1:])
+    heads[portions.bounds[:-1]] = True
+    _, opens = _fresh(heads, visible, start, reach)
+    first = np.flatnonzero(opens)
+    last = np.append(first[1:], n) - 1
+    pieces = Pieces(
         user=user[first],
         start=np.maximum(start[first], visible[first] - reach),
         end=visible[last],
-        num_impressions=np.diff(offsets_of(last + 1 - first)),
+        num_impressions=last + 1 - first,
     )
+    return Portions(order, portions.bounds, pieces, np.searchsorted(first, portions.bounds).astype(np.int64))

@@ -43,10 +43,9 @@ class Reader:
         _check(config, self.manifest, split)
         self._config = config
         self._spec = spec
-        self._split = split
         self._seed = seed
         self._rank, self._world = rank, world
-        self._source = Source(config.log, self.manifest, spec, config.label)
+        self._source = Source(config.log, self.manifest, spec, config.label, split)
         self._order = EpochOrder(
             self.manifest.row_groups,
             SPLITS.index(split),
@@ -107,17 +106,13 @@ class Reader:
                 yield partial(make, buffer, index)
 
     def _load(self, epoch: int, plan: BufferPlan) -> Buffer:
-        groups = [(group, self._source.read(group)) for group in plan.row_groups]
-        random = generator(self._seed, epoch, 1, plan.number) if self._config.shuffle else None
         return make_buffer(
-            groups,
-            plan,
-            self.manifest.data_schema,
-            self.manifest.split,
-            self._split,
+            [self._source.read(group) for group in plan.row_groups],
+            self.manifest.data_schema.action_delay,
             self._config.channels,
             self._config.batches,
-            random,
+            plan.num_batches,
+            generator(self._seed, epoch, 1, plan.number) if self._config.shuffle else None,
         )
 
     @cached_property

@@ -5,9 +5,11 @@ TorchRec turns an id outside its table into row 0 without a word, so ids are che
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, part
@@ -15,26 +17,26 @@ from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, inner_offsets, op
 from ctr_rec.errors import DataError, SchemaError
 from ctr_rec.files import join_path
 from ctr_rec.schema.log import Feature, Kind, Side
-from ctr_rec.schema.manifest import MANIFEST, LogManifest, RowGroup
+from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest, RowGroup, Split
 from ctr_rec.schema.table import SparseSpec
 
 
 @dataclass(frozen=True)
 class Slices:
-    """User slices: one row group, or several joined. U users, T events.
+    """User slices: one row group, or several joined. U users, T events, N impressions of the split.
 
-    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, request_time: int64 [T]. item: int64 [T].
-    action: int16 [T]. impression: bool [T]. label: int8 [T]. event_id: int64 [T], unique within the log.
-    events, counters, users: feature columns, standardised, by name.
+    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, item: int64 [T]. action: int16 [T].
+    own: int64 [N], position of each impression among the events. request_time: int64 [N]. label: int8 [N].
+    event_id: int64 [N], unique within the log. events [T], counters [N], users [U]: standardised, by name.
     """
 
     user: Int64
     offsets: Int64
     time: Int64
-    request_time: Int64
-    item: Array
+    item: Int64
     action: Array
-    impression: Array
+    own: Int64
+    request_time: Int64
     label: Array
     event_id: Int64
     events: dict[str, Column]
@@ -42,14 +44,46 @@ class Slices:
     users: dict[str, Column]
 
 
+def join_slices(parts: Sequence[Slices]) -> Slices:
+    """Users of several row groups, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    shifts = np.cumsum([0] + [len(p.time) for p in parts])[:-1]
+    offsets = [p.offsets[1:] + shift for p, shift in zip(parts, shifts, strict=True)]
+    return Slices(
+        user=np.concatenate([p.user for p in parts]),
+        offsets=np.concatenate([np.zeros(1, np.int64), *offsets]),
+        time=np.concatenate([p.time for p in parts]),
+        item=np.concatenate([p.item for p in parts]),
+        action=np.concatenate([p.action for p in parts]),
+        own=np.concatenate([p.own + shift for p, shift in zip(parts, shifts, strict=True)]),
+        request_time=np.concatenate([p.request_time for p in parts]),
+        label=np.concatenate([p.label for p in parts]),
+        event_id=np.concatenate([p.event_id for p in parts]),
+        events={name: join([p.events[name] for p in parts]) for name in parts[0].events},
+        counters={name: np.concatenate([p.counters[name] for p in parts]) for name in parts[0].counters},
+        users={name: join([p.users[name] for p in parts]) for name in parts[0].users},
+    )
+
+
+def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.bool_]:
+    """Whether a request time lies in the range of a split. bool [T]."""
+    ends = (None, split.train_end, split.valid_end, split.test_end)
+    which = SPLITS.index(name)
+    low, high = ends[which], ends[which + 1]
+    inside = np.ones(len(request_time), bool) if low is None else request_time > low
+    return inside if high is None else inside & (request_time <= high)
+
+
 class Source:
     """Reads the parts of a log that one model needs."""
 
-    def __init__(self, folder: str, manifest: LogManifest, spec: SparseSpec, label: str) -> None:
+    def __init__(self, folder: str, manifest: LogManifest, spec: SparseSpec, label: str, split: str) -> None:
         self.folder = folder
         self.manifest = manifest
         self.spec = spec
         self.label = f"label_{label}"
+        self.split = split
         self._files: dict[str, pq.ParquetFile] = {}
         self._first_user: dict[tuple[str, int], int] = {}
         seen: dict[str, int] = {}
@@ -76,22 +110,47 @@ class Source:
                 f"{frame.place}: the manifest says {group.users} users and {group.events} events, the file has "
                 f"{frame.num_rows} and {len(time)}; {PREPARE_AGAIN}"
             )
+        request_time = self._list(frame, "request_time", np.int64, offsets)
+        impression = self._list(frame, "impression", np.bool_, offsets)
+        own = self._own(frame, group, impression, request_time)
         slices = Slices(
             user=frame.plain("user", np.int64),
             offsets=offsets,
             time=time,
-            request_time=self._list(frame, "request_time", np.int64, offsets),
             item=self._list(frame, "item", np.int64, offsets),
             action=self._list(frame, "action", np.int16, offsets),
-            impression=self._list(frame, "impression", np.bool_, offsets),
-            label=self._list(frame, self.label, np.int8, offsets),
-            event_id=np.arange(group.first_event, group.first_event + group.events),
+            own=own,
+            request_time=request_time.take(own),
+            label=self._label(frame, offsets, own),
+            event_id=own + group.first_event,
             events={f.name: self._event_feature(frame, f, offsets) for f in self.spec.event},
-            counters={c: self._counter(frame, c, offsets) for c in self.spec.counters},
+            counters={c: self._counter(frame, c, offsets, own) for c in self.spec.counters},
             users=self._users(group, frame),
         )
-        self._check(frame, slices)
+        self._in_order(frame, time, request_time, offsets)
+        self._within(frame, "item", slices.item, offsets, self.manifest.items, "an item number")
+        self._within(frame, "action", slices.action, offsets, self.spec.num_actions, "an action code")
         return slices
+
+    def _own(self, frame: Frame, group: RowGroup, impression: Array, request_time: Int64) -> Int64:
+        """Positions of the split's impressions; as many as the manifest says, or batches would not come out even."""
+        own = np.flatnonzero(impression & in_split(request_time, self.manifest.split, self.split))
+        expected = group.impressions[SPLITS.index(self.split)]
+        if len(own) != expected:
+            raise DataError(
+                f"{frame.place}: the manifest says {expected} impressions in split {self.split!r}, the file has "
+                f"{len(own)}; {PREPARE_AGAIN}"
+            )
+        return own
+
+    def _label(self, frame: Frame, offsets: Int64, own: Int64) -> Array:
+        every = self._list(frame, self.label, np.int8, offsets)
+        label = every.take(own)
+        if len(label) and not (label.min() >= 0 and label.max() <= 1):
+            bad = np.zeros(len(every), bool)
+            bad[own] = (label != 0) & (label != 1)
+            frame.refuse(bad, offsets, self.label, every, "0 or 1 for an impression")
+        return label
 
     def items(self) -> dict[str, Column]:
         """Item attributes by name, one row per item number."""
@@ -154,17 +213,20 @@ class Source:
             expected = f"a row of table {feature.table!r}, 0 to {rows - 1}"
             frame.refuse(bad, offsets, feature.name, values, expected)
 
-    def _counter(self, frame: Frame, name: str, offsets: Int64) -> Array:
-        values, own = frame.lists(name, np.float32)
-        self._same(frame, name, own, offsets)
-        return self._standard(frame, name, values, offsets, log1p=name.endswith("_count"))
+    def _counter(self, frame: Frame, name: str, offsets: Int64, own: Int64) -> Array:
+        every = self._list(frame, name, np.float32, offsets)
+        return self._standard(frame, name, every, offsets, log1p=name.endswith("_count"), own=own)
 
-    def _standard(self, frame: Frame, name: str, values: Array, offsets: Int64 | None, log1p: bool) -> Array:
+    def _standard(
+        self, frame: Frame, name: str, every: Array, offsets: Int64 | None, log1p: bool, own: Int64 | None = None
+    ) -> Array:
+        """Standardised by the training range, at the positions `own` where given."""
+        values = every if own is None else every.take(own)
         least = -1.0 if log1p else -np.inf
-        with np.errstate(invalid="ignore"):
-            good = np.isfinite(values) & (values > least)
-        expected = "a number above -1 (log1p)" if log1p else "a finite number"
-        frame.refuse(~good, offsets, name, values, expected)
+        if not (np.isfinite(values).all() and (values > least).all()):
+            bad = np.zeros(len(every), bool)
+            bad[slice(None) if own is None else own] = ~(np.isfinite(values) & (values > least))
+            frame.refuse(bad, offsets, name, every, "a number above -1 (log1p)" if log1p else "a finite number")
         info = self.manifest.numbers.get(name)
         if info is None:
             raise DataError(
@@ -197,20 +259,14 @@ class Source:
             raise DataError(f"{path} must have the same users in the same order as {events.place}; {PREPARE_AGAIN}")
         return {name: join(columns) for name, columns in pieces.items()}
 
-    def _check(self, frame: Frame, slices: Slices) -> None:
-        offsets, time = slices.offsets, slices.time
-        back = np.zeros(len(time), bool)
-        if len(time):
+    def _in_order(self, frame: Frame, time: Int64, request_time: Int64, offsets: Int64) -> None:
+        if (time[1:] < time[:-1]).any():
+            back = np.zeros(len(time), bool)
             np.less(time[1:], time[:-1], out=back[1:])
             starts = offsets[:-1]
             back[starts[starts < len(time)]] = False
-        frame.refuse(back, offsets, "time", time, "times that do not go back")
-        frame.refuse(slices.request_time > time, offsets, "request_time", slices.request_time, "at most its time")
-        self._within(frame, "item", slices.item, offsets, self.manifest.items, "an item number")
-        self._within(frame, "action", slices.action, offsets, self.spec.num_actions, "an action code")
-        label = slices.label
-        bad = slices.impression & (label != 0) & (label != 1)
-        frame.refuse(bad, offsets, self.label, label, "0 or 1 for an impression")
+            frame.refuse(back, offsets, "time", time, "times that do not go back")
+        frame.refuse(request_time > time, offsets, "request_time", request_time, "at most its time")
 
     def _within(self, frame: Frame, name: str, values: Array, offsets: Int64, size: int, what: str) -> None:
         if len(values) and not (values.min() >= 0 and values.max() < size):

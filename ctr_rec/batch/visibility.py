@@ -29,6 +29,27 @@ def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: 
     return np.searchsorted(keys, user * base + queries, side="left").astype(np.int64)
 
 
+def stream_ends(known_at: Int64, offsets: Int64, own: Int64, user: Int64, request_time: Int64) -> Int64:
+    """`impression_ends` for impressions that are events of the stream, faster where a request is one instant.
+
+    own: [N], position of the impression in the stream. Known at its request time, it sees what lies before its ties.
+    """
+    at_once = known_at.take(own) == request_time
+    ends = _tie_starts(known_at, offsets).take(own)
+    if not at_once.all():
+        later = np.flatnonzero(~at_once)
+        ends[later] = impression_ends(known_at, offsets, user[later], request_time[later])
+    return ends
+
+
+def _tie_starts(known_at: Int64, offsets: Int64) -> Int64:
+    """Per event the first of its user's events with the same known_at. Shape [T]."""
+    first = np.ones(len(known_at), bool)
+    np.not_equal(known_at[1:], known_at[:-1], out=first[1:])
+    first[offsets[:-1][np.diff(offsets) > 0]] = True
+    return np.flatnonzero(first).take(np.cumsum(first) - 1) if len(known_at) else known_at
+
+
 def _small_times(known_at: Int64, request_time: Int64, users: int) -> tuple[Int64, Int64, int]:
     """Times as integers below a base that leaves room for the user in 63 bits: their own range, or their ranks."""
     first = min(int(request_time.min()), int(known_at.min()) if len(known_at) else int(request_time.min()))
