@@ -6,6 +6,7 @@ are written by shard offset, and DDP wraps what is left, copying rank 0's dense 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def parallelize(
     Raises:
         ConfigError: an optimizer or a placement that the device does not have, or tables that do not fit.
     """
+    # TorchRec asks torch.fx a question that torch.fx warns about, once per run; nothing a reader could act on.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     check_optimizer(config.optimizer, tables, group.device)
     apply_table_optimizers(model, config.optimizer, tables)
     plan = make_plan(model, tables, config, group)
