@@ -131,7 +131,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes the whole file or leaves the old one."""
+    """Writes the whole file or leaves the old one. Keys stay in order: the order of channels is part of a model."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
