@@ -106,7 +106,8 @@ def _attributes(table: pl.LazyFrame, schema: LogSchema, side: Side, flat: _Flat)
     for f in features:
         value = pl.col(f"feature:{f.name}")
         if flat.is_flag(f):
-            first.append((value == THERE).any().alias(f.name))
+            seen = pl.when((value == THERE).any()).then(pl.lit(THERE)).otherwise(pl.lit("missing"))
+            first.append(seen.alias(f.name))
             continue
         # A list is missing when it is empty; the first that is not speaks for the item.
         present = value.list.len() > 0 if f.kind in (Kind.CATEGORIES, Kind.VECTOR) else value.is_not_null()
@@ -159,7 +160,8 @@ class _Flat:
         return pl.when(label.is_null()).then(unknown).otherwise(yes_no)
 
     def feature(self, f: Feature) -> pl.Expr:
-        column = self._columns.features.get(f.name, f.name)
+        named = f.name.removesuffix(MISSING_SUFFIX) if self.is_flag(f) else f.name
+        column = self._columns.features.get(named, named)
         if self.is_flag(f):
             return pl.when(self.number(column).is_null()).then(pl.lit("missing")).otherwise(pl.lit(THERE))
         if f.kind is Kind.NUMBER:

@@ -80,7 +80,8 @@ def _map(table: Table, roles: Roles, columns: list[Column]) -> tuple[str, FlatCo
         negative=values.negative,
         at_least=values.at_least,
         action=roles.action,
-        features={"item": roles.item} | {f.name: c.column for c in columns for f in c.features if f.name != c.column},
+        features={"item": roles.item}
+        | {c.features[0].name: c.column for c in columns if c.features and c.features[0].name != c.column},
         lists={c.features[0].name: c.list_separator for c in columns if c.list_separator is not None},
     )
 

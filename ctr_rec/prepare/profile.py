@@ -192,7 +192,7 @@ def _list_separator(texts: pl.Series) -> str | None:
         parts = texts.unique().str.strip_chars("[](){} ").str.split(separator).explode()
         parts = parts.str.strip_chars(" '\"")
         short = _float(parts.str.count_matches(r"\S+").mean()) <= 2
-        repeated = parts.n_unique() < 0.5 * max(len(parts), 1) and parts.n_unique() < texts.n_unique()
+        repeated = parts.n_unique() < 0.5 * max(len(parts), 1) and parts.n_unique() <= texts.n_unique()
         # Blanks part prose as well; a list of bare words is only believed inside brackets or when its words are few.
         if short and (repeated or bracketed) and (separator != " " or parts.n_unique() <= 100):
             return separator

@@ -93,8 +93,6 @@ def find_roles(table: Table, overrides: dict[str, str]) -> Roles:
     time = choose("time", [_time_score(p) for p in free])
     label_fits = [(score, p, reason) for score, p, reason, _ in (_label_score(p) for p in free)]
     label = choose("label", label_fits)
-    user = choose("user", [_id_score(p, USER_WORDS, ITEM_WORDS) for p in free])
-    item = choose("item", [_id_score(p, ITEM_WORDS, USER_WORDS) for p in free])
     values = _label_score(table.columns[label])[3]
     if values is None:
         raise DataError(
@@ -102,6 +100,8 @@ def find_roles(table: Table, overrides: dict[str, str]) -> Roles:
             f"{table.columns[label].distinct} values such as {', '.join(table.columns[label].values[:4])}; name "
             "another with --label COL"
         )
+    user = choose("user", [_id_score(p, USER_WORDS, ITEM_WORDS) for p in free])
+    item = choose("item", [_id_score(p, ITEM_WORDS, USER_WORDS) for p in free])
     reasons["label"] += f"; {_label_words(values)}"
     request = _request(table, free, user, reasons)
     action = _action(free, reasons)
@@ -111,7 +111,9 @@ def find_roles(table: Table, overrides: dict[str, str]) -> Roles:
 
 
 def _named(p: Profile, words: tuple[str, ...]) -> bool:
-    return any(t in words for t in p.tokens) or "".join(p.tokens) in words
+    """Whether a word of the name is among `words`, also with "id" stuck to it, as in visitorid."""
+    told = (*p.tokens, "".join(p.tokens))
+    return any(t in words or (t.endswith("id") and t[:-2] in words) for t in told)
 
 
 def _time_score(p: Profile) -> tuple[float, Profile, str]:
@@ -144,7 +146,8 @@ def time_unit(p: Profile) -> tuple[str, int, str] | None:
 def _id_score(p: Profile, words: tuple[str, ...], others: tuple[str, ...]) -> tuple[float, Profile, str]:
     if p.distinct < 2 or p.is_list or (p.number > 0.9 and p.integer < 0.9) or p.words > 3:
         return (0.0, p, "")
-    named, ends_as_id = _named(p, words), p.tokens[-1:] in (("id",), ("key",), ("code",), ("no",), ("hash",), ("guid",))
+    named = _named(p, words)
+    ends_as_id = p.tokens[-1:] in (("id",), ("key",), ("code",), ("no",), ("hash",), ("guid",))
     repeats = p.distinct < 0.9 * p.rows
     score = 3.0 * named + 1.0 * ends_as_id + 1.0 * repeats * (p.distinct > 5) - 2.0 * _named(p, others)
     if not named and not (ends_as_id and repeats and not _named(p, others)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctr_rec.schema.manifest import SPLITS, LogManifest
@@ -40,7 +41,7 @@ def print_summary(manifest: LogManifest, console: Console, aucs: Mapping[str, Ma
             told = ", ".join(f"{name} {value:.3f}" for name, value in best)
             console.print(f"strongest single features for {label!r}, validation AUC: {told}")
     for note in manifest.notes:
-        console.print(f"[bold yellow]warning[/]: {note}", highlight=False)
+        console.print(f"[bold yellow]warning[/]: {escape(note)}", highlight=False)
 
 
 def _overview(manifest: LogManifest) -> Table:

@@ -1,0 +1,144 @@
+"""From a stranger's log to a prepared one without an edit, in every format; overrides; what init writes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from ctr_rec.errors import DataError
+from ctr_rec.prepare.build import prepare_log
+from ctr_rec.prepare.guess import guess, write
+from ctr_rec.prepare.progress import Progress
+from ctr_rec.prepare.recipe import load_data_recipe
+from ctr_rec.schema.log import Kind, Known, Side
+from ctr_rec.schema.manifest import LogManifest
+from tests.prepare.logs import write_shop
+
+QUIET = Console(quiet=True)
+
+
+def prepared(log: Path, recipe: Path, **overrides: str) -> LogManifest:
+    """init, then prepare, with nothing in between."""
+    write(guess(log, overrides), recipe, QUIET)
+    loaded = load_data_recipe(recipe)
+    quiet = Progress(quiet=True)
+    return prepare_log(loaded, log, recipe.parent / "log", loaded.split(), progress=quiet)[0]
+
+
+def test_a_strangers_csv_goes_through_without_an_edit(tmp_path: Path) -> None:
+    log = write_shop(tmp_path / "My Shop-log.csv")
+    manifest = prepared(log, tmp_path / "recipe")
+    schema = manifest.data_schema
+    assert schema.name == "my_shop_log"
+    assert schema.time_unit == "ms"
+    told = {f.name: (f.kind, f.side, f.known) for f in schema.features}
+    assert told == {
+        "item": (Kind.CATEGORY, Side.ITEM, Known.REQUEST),
+        "land": (Kind.CATEGORIES, Side.USER, Known.REQUEST),
+        "category_name": (Kind.CATEGORY, Side.ITEM, Known.REQUEST),
+        "price": (Kind.NUMBER, Side.ITEM, Known.REQUEST),
+        "tags": (Kind.CATEGORIES, Side.ITEM, Known.REQUEST),
+        "channel": (Kind.CATEGORIES, Side.EVENT, Known.REQUEST),
+        "dwell_sec": (Kind.NUMBER, Side.EVENT, Known.ACTION),
+    }
+    train, valid, test = manifest.impressions
+    assert valid / test == pytest.approx(1, abs=0.05)
+    assert train / valid == pytest.approx(8, rel=0.05)
+    raw = pl.read_csv(log, separator=";", infer_schema=False)
+    timed = raw.filter(pl.col("ts_ms").is_not_null() & (pl.col("ts_ms") != ""))
+    assert manifest.events == timed.height
+    labelled = timed.filter(pl.col("outcome").is_in(["Y", "N"]))
+    assert sum(manifest.impressions) == labelled.height
+    assert sum(manifest.positives["outcome"]) == (labelled["outcome"] == "Y").sum()
+    assert manifest.notes == ()
+
+
+def test_parquet_with_dates_and_requests(tmp_path: Path) -> None:
+    write_shop(tmp_path / "shop.csv")
+    frame = pl.read_csv(tmp_path / "shop.csv", separator=";", null_values=["", "NA"], decimal_comma=True)
+    frame = frame.drop_nulls("ts_ms").with_columns(pl.from_epoch("ts_ms", time_unit="ms").alias("ts_ms"))
+    asked = pl.format("{}-{}", pl.col("Customer No"), pl.col("ts_ms").dt.truncate("1h"))
+    frame.with_columns(asked.alias("request_id")).write_parquet(tmp_path / "shop.parquet")
+    manifest = prepared(tmp_path / "shop.parquet", tmp_path / "recipe")
+    assert manifest.data_schema.time_unit == "ms"
+    assert manifest.events == frame.height
+    events = pl.read_parquet(tmp_path / "log" / "events")
+    assert events["request"].explode().n_unique() < frame.height
+
+
+def test_iso_seconds_commas_and_a_rating(tmp_path: Path) -> None:
+    rows = [f"m{k % 7},b{k % 11},{1 + k % 5},2020-01-{1 + k % 28:02d} 10:{k % 60:02d}:00" for k in range(300)]
+    (tmp_path / "books.csv").write_text("\n".join(["member,book,stars,day", *rows]) + "\n")
+    manifest = prepared(tmp_path / "books.csv", tmp_path / "recipe")
+    assert manifest.data_schema.time_unit == "s"
+    assert manifest.data_schema.labels == ("stars",)
+    assert sum(manifest.positives["stars"]) == 120
+
+
+def test_actions_keep_their_names(tmp_path: Path) -> None:
+    verbs = ["view", "cart", "purchase"]
+    rows = [f"{k % 7}\t{k % 11}\t{1_600_000_000 + k * 50}\t{verbs[k % 3]}" for k in range(300)]
+    (tmp_path / "v.tsv").write_text("\n".join(["visitorid\titemid\ttimestamp\tevent", *rows]) + "\n")
+    manifest = prepared(tmp_path / "v.tsv", tmp_path / "recipe")
+    assert manifest.data_schema.actions == ("cart", "purchase", "view", "unknown")
+    assert sum(manifest.positives["event"]) == 100
+
+
+def test_overrides_are_followed(tmp_path: Path) -> None:
+    write_shop(tmp_path / "shop.csv")
+    text = (tmp_path / "shop.csv").read_text()
+    for old, new in (("Customer No", "kunde"), ("Product!", "ding"), ("ts_ms", "zeit"), ("outcome", "ergebnis")):
+        text = text.replace(old, new, 1)
+    (tmp_path / "shop.csv").write_text(text)
+    with pytest.raises(DataError, match="no column looks like the"):
+        guess(tmp_path / "shop.csv", {"label": "ergebnis"})
+    named = {"user": "kunde", "item": "ding", "time": "zeit", "label": "ergebnis"}
+    assert prepared(tmp_path / "shop.csv", tmp_path / "recipe", **named).users == 40
+
+
+def test_a_hidden_column_after_the_sample_is_still_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctr_rec.prepare.profile.SAMPLED_ROWS", 400)
+    log = write_shop(tmp_path / "shop.csv")
+    lines = log.read_text().splitlines()
+    full = [line for line in lines[1:] if ";app;" in line or ";web;" in line]
+    rest = [line for line in lines[1:] if line not in full]
+    log.write_text("\n".join([lines[0], *full, *rest]) + "\n")
+    manifest = prepared(log, tmp_path / "recipe")
+    assert manifest.data_schema.feature("channel").kind is Kind.CATEGORIES
+
+
+def test_what_is_written_is_python_and_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_shop(tmp_path / "it's a log.csv")
+    found = guess(log, {})
+    write(found, tmp_path / "a b", Console(width=200))
+    printed = capsys.readouterr().out
+    for word in ("Customer No", "user", "milliseconds", "named like an outcome", "left out", "ctr-rec prepare '"):
+        assert word in printed
+    for name in ("schema.py", "build.py", "recipe.py"):
+        text = (tmp_path / "a b" / name).read_text()
+        ast.parse(text)
+        assert text.endswith(")\n")
+        assert max(len(line) for line in text.splitlines() if "ctr-rec train" not in line) <= 120
+    assert "| `Product!` | item |" in (tmp_path / "a b" / "README.md").read_text()
+    before = (tmp_path / "a b" / "schema.py").read_bytes()
+    with pytest.raises(DataError, match=r"holds schema\.py, build\.py, README\.md, recipe\.py already"):
+        write(found, tmp_path / "a b", QUIET)
+    assert (tmp_path / "a b" / "schema.py").read_bytes() == before
+
+
+def test_one_instant_cannot_be_split(tmp_path: Path) -> None:
+    rows = [f"{k % 7},{k % 11},1600000000,{k % 2}" for k in range(100)]
+    (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows]) + "\n")
+    with pytest.raises(DataError, match="at least three different times of labelled events, got 1"):
+        guess(tmp_path / "f.csv", {"time": "time"})
+
+
+@pytest.mark.parametrize("days", [3, 4])
+def test_few_times_leave_no_range_empty(tmp_path: Path, days: int) -> None:
+    rows = [f"{k % 7},{k % 11},2020-01-{1 + k % days:02d},{k % 2 if k % 5 else 1}" for k in range(100)]
+    (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows]) + "\n")
+    assert min(prepared(tmp_path / "f.csv", tmp_path / "recipe").impressions) > 0

@@ -1,0 +1,35 @@
+"""The summary says what a reader judges a log by, warnings included."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from ctr_rec.prepare.summary import print_summary
+from ctr_rec.schema.manifest import LogManifest
+from tests.prepare.raws import build, random_raw
+
+
+def printed(manifest: LogManifest) -> str:
+    out = io.StringIO()
+    print_summary(manifest, Console(file=out, width=200), {"click": {"page": 0.61, "price": 0.55}})
+    return out.getvalue()
+
+
+def test_everything_is_there(tmp_path: Path) -> None:
+    manifest = build(random_raw(), tmp_path / "log")
+    text = printed(manifest.model_copy(update={"notes": ("[x] leaks",)}))
+    for word in ("events", "users", "items", "density", "action delay", "7 s", "1970-01-01 00:10:00 UTC (600)"):
+        assert word in text, word
+    for number in (*manifest.impressions, manifest.events, *manifest.positives["buy"]):
+        assert f"{number:,}" in text
+    assert "user.country" in text
+    assert "page 0.610, price 0.550" in text
+    assert "warning: [x] leaks" in text
+
+
+def test_times_off_the_calendar_are_numbers(tmp_path: Path) -> None:
+    manifest = build(random_raw(), tmp_path / "log")
+    assert str(10**17) in printed(manifest.model_copy(update={"time_range": (0, 10**17)}))
