@@ -50,7 +50,7 @@ lint: $(STAMP)
 
 test: lint
 	$(SAY) "pytest on $(JOBS) processes"
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: $(STAMP)
 	$(SAY) "ruff format --check"
