@@ -1,0 +1,79 @@
+"""Who shares a batch: every impression once, budgets kept, context complete."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ctr_rec.batch.packing import Impressions, pack, scatter
+
+
+def impressions(seed: int, users: int, longest: int) -> tuple[Impressions, int]:
+    """Random impressions in canonical order, and the number of events of all users."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, longest + 1, users)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    visible, user = [], []
+    for u in range(users):
+        count = int(random.integers(0, 6)) if lengths[u] < 30 else int(random.integers(0, 60))
+        visible.append(starts[u] + np.sort(random.integers(0, lengths[u] + 1, count)))
+        user.append(np.full(count, u))
+    who = np.concatenate(user)
+    return Impressions(np.concatenate(visible), who, starts[who]), int(starts[-1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("budget", "reach"), [(7, 2), (30, 10), (200, 90), (400, 3)])
+def test_packed_batches(seed: int, budget: int, reach: int) -> None:
+    found, events = impressions(seed, users=15, longest=150)
+    n = len(found.user)
+    tokens = min(events, n * reach) + n
+    num_batches = -(-tokens // (budget - reach))
+    random = np.random.default_rng(seed) if seed % 3 else None
+    portions = pack(found, reach, num_batches, random)
+    assert sorted(portions.order.tolist()) == list(range(n))
+    for b in range(num_batches):
+        chosen, pieces = portions.batch(b), portions.pieces_of(b)
+        assert len(chosen) == pieces.num_impressions.sum() >= 1
+        assert (np.diff(chosen) > 0).all()
+        assert (pieces.end - pieces.start).sum() + len(chosen) <= budget
+        start = np.repeat(pieces.start, pieces.num_impressions)
+        end = np.repeat(pieces.end, pieces.num_impressions)
+        assert (np.repeat(pieces.user, pieces.num_impressions) == found.user[chosen]).all()
+        assert (start >= found.start[chosen]).all()
+        assert (end >= found.visible[chosen]).all()
+        whole = np.minimum(found.visible[chosen] - found.start[chosen], reach)
+        assert (found.visible[chosen] - start >= whole).all()
+        assert (pieces.start[1:] >= pieces.end[:-1]).all()
+
+
+def test_a_user_shorter_than_the_context_is_not_cut() -> None:
+    visible = np.concatenate([10 * u + np.arange(10) for u in range(20)])
+    user = np.repeat(np.arange(20), 10)
+    found = Impressions(visible, user, 10 * user)
+    portions = pack(found, reach=20, num_batches=9, random=np.random.default_rng(0))
+    for b in range(9):
+        assert (portions.pieces_of(b).num_impressions == 10).all()
+
+
+def test_far_impressions_of_one_user_leave_out_what_lies_between() -> None:
+    found = Impressions(np.array([5, 100, 101, 900]), np.zeros(4, np.int64), np.zeros(4, np.int64))
+    pieces = pack(found, reach=10, num_batches=1, random=None).pieces_of(0)
+    assert pieces.start.tolist() == [0, 90, 890]
+    assert pieces.end.tolist() == [5, 101, 900]
+    assert pieces.num_impressions.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("n", "batches"), [(1, 1), (10, 3), (10, 10), (70_000, 66_000)])
+def test_scattered_batches_are_nearly_equal(n: int, batches: int) -> None:
+    portions = scatter(n, batches, np.random.default_rng(0))
+    sizes = np.diff(portions.bounds)
+    assert sizes.max() - sizes.min() <= 1
+    assert sorted(portions.order.tolist()) == list(range(n))
+    assert all((np.diff(portions.batch(b)) > 0).all() for b in range(min(batches, 50)))
+    assert scatter(n, batches, None).order.tolist() == list(range(n))
+
+
+def test_pointwise_batches_have_no_pieces() -> None:
+    with pytest.raises(AssertionError, match="no pieces"):
+        scatter(4, 2, None).pieces_of(0)
