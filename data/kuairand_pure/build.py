@@ -53,7 +53,7 @@ def _impressions(log: pl.LazyFrame) -> pl.LazyFrame:
     for name, column in SIGNALS.items():
         action = pl.when(pl.col(column) == 1).then(pl.lit(name)).otherwise(action)
     share = pl.col("play_time_ms") / pl.col("duration_ms")
-    watched = pl.when(pl.col("duration_ms") > 0).then(share.cut(WATCHED_EDGES, left_closed=True).cast(pl.String))
+    watched = pl.when(pl.col("duration_ms") > 0).then(_step(share, WATCHED_EDGES))
     return log.select(
         "user_id",
         pl.col("video_id").alias("item_id"),
@@ -66,6 +66,12 @@ def _impressions(log: pl.LazyFrame) -> pl.LazyFrame:
         pl.concat_list(pl.col("tab").cast(pl.String)).alias("tab"),
         pl.concat_list(watched).list.drop_nulls().alias("watched"),
     )
+
+
+def _step(value: pl.Expr, edges: list[float]) -> pl.Expr:
+    """The largest edge that is not above the value, as text; "0" below them all, null where there is no value."""
+    reached = pl.max_horizontal([pl.when(value >= edge).then(pl.lit(f"{edge:07.2f}")) for edge in edges])
+    return pl.when(value.is_not_null()).then(reached.fill_null("0"))
 
 
 def _histories(histories: pl.LazyFrame, log: pl.LazyFrame) -> pl.LazyFrame:
@@ -104,7 +110,7 @@ def _users(path: Path) -> pl.LazyFrame:
 
 
 def _videos(path: Path) -> pl.LazyFrame:
-    seconds = (pl.col("video_duration").cast(pl.Float64) / SECOND_MS).cut(DURATION_EDGES_S, left_closed=True)
+    seconds = _step(pl.col("video_duration").cast(pl.Float64) / SECOND_MS, DURATION_EDGES_S)
     return pl.scan_csv(path, infer_schema=False).select(
         pl.col("video_id").cast(pl.Int64).alias("item_id"),
         pl.col("video_id").alias("video"),
@@ -114,5 +120,5 @@ def _videos(path: Path) -> pl.LazyFrame:
         pl.col("upload_dt").alias("upload_day"),
         pl.col("music_id").alias("music"),
         pl.col("tag").str.split(",").fill_null([]).alias("tags"),
-        pl.concat_list(seconds.cast(pl.String)).list.drop_nulls().alias("duration"),
+        pl.concat_list(seconds).list.drop_nulls().alias("duration"),
     )

@@ -49,7 +49,7 @@ def read(raw: Path) -> RawLog:
         (pl.col("rating") - 1).alias("action"),
         (pl.col("rating") >= 4).alias("label_liked"),
     )
-    group = pl.col("age").cut(AGE_STARTS, labels=["1", *map(str, AGE_STARTS)], left_closed=True)
+    group = pl.max_horizontal([pl.when(pl.col("age") >= start).then(start) for start in AGE_STARTS]).fill_null(1)
     users = pl.scan_parquet(paths["users"]).select("user_id", "gender", group.alias("age"), "occupation")
     genres = pl.concat_list([pl.when(pl.col(g) == 1).then(pl.lit(g)) for g in GENRES]).list.drop_nulls()
     items = pl.scan_parquet(paths["items"]).select(
