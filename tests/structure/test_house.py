@@ -132,3 +132,21 @@ def test_no_path_of_a_developers_machine() -> None:
 
 def test_nothing_is_left_for_later() -> None:
     clean([line for m in everything() + modules_of_tests() for line in lines_with(UNFINISHED, m.path)])
+
+
+def made_up(text: str, name: str = "ctr_rec.train.made_up") -> Module:
+    return Module(ROOT / "made_up.py", name, ast.parse(text), text)
+
+
+def test_the_rules_can_be_broken(tmp_path: Path) -> None:
+    """Each finder sees what it is there to see, and passes over what only looks like it."""
+    assert environment_reads(made_up("import os\nx = os.environ['RANK']\n")) == [(2, "RANK")]
+    assert not environment_reads(made_up("x = 'RANKS'\n"))
+    assert needs_test(made_up("def f(): return 1\n"))
+    assert needs_test(made_up("class A:\n    x = 1\n"))
+    assert not needs_test(made_up("'''Only words.'''\nclass A:\n    '''Words.'''\n"))
+    assert covering_tests(made_up("", "ctr_rec.a.b")) == ["tests/a/test_b.py"]
+    assert MACHINE_PATH.search("open('/" + "home/me/data')")
+    assert not MACHINE_PATH.search("https://a.org/home/me")
+    assert UNFINISHED.search("# TO" + "DO later")
+    assert not UNFINISHED.search("mastodon")
