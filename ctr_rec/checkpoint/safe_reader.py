@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
 
+from ctr_rec.checkpoint.stored_tensor import UnusualStorageError, locate
 from ctr_rec.errors import CheckpointError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -93,7 +98,7 @@ def _check_inside(path: Path, info: Any) -> None:
 
 
 class SafeReader(FileSystemReader):
-    """A storage reader for `torch.distributed.checkpoint.load`; tensors are read with `weights_only`."""
+    """A storage reader for `torch.distributed.checkpoint.load`. Only the rows asked for pass through memory."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -104,6 +109,37 @@ class SafeReader(FileSystemReader):
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = StorageMeta()
         return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        for item in plan.items:
+            info = self.storage_data[item.storage_index]
+            path = self._folder / info.relative_path
+            if item.type == LoadItemType.BYTE_IO:
+                planner.load_bytes(item, io.BytesIO(_read(path, info.offset, info.length)))
+                continue
+            target = planner.resolve_tensor(item).detach()
+            try:
+                _read_tensor(path, info.offset, info.length, target, item.storage_offsets)
+            except (ValueError, EOFError) as error:
+                raise CheckpointError(f"{item.dest_index.fqn} in {path.name}: {error}") from error
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+def _read(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _read_tensor(path: Path, offset: int, length: int, target: Tensor, offsets: Sequence[int]) -> None:
+    try:
+        locate(path, offset, length).read_into(target, offsets)
+    except UnusualStorageError:
+        whole = torch.load(io.BytesIO(_read(path, offset, length)), map_location="cpu", weights_only=True)
+        target.copy_(narrow_tensor_by_index(whole, offsets, target.shape))
 
 
 class SafeLoadPlanner(DefaultLoadPlanner):

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from ctr_rec.checkpoint.manifest import Manifest
 from ctr_rec.checkpoint.safe_reader import SafeLoadPlanner, SafeReader, read_metadata
 from ctr_rec.checkpoint.store import load, save
+from ctr_rec.checkpoint.stored_tensor import UnusualStorageError
 from ctr_rec.errors import CheckpointError
 from ctr_rec.sharding.group import open_group
 
@@ -52,6 +53,20 @@ def test_tensors_and_plain_entries_are_read(stored: Path) -> None:
     assert torch.equal(found["model"]["weight"], torch.arange(12.0).reshape(3, 4))
     assert torch.equal(found["model"]["half"], torch.ones(2, dtype=torch.bfloat16))
     assert found["note"]["words"] == [1, "two"]
+
+
+def test_a_tensor_of_another_dtype_is_named_rather_than_cast(stored: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model.half in __0_0.distcp: expected a target of torch.bfloat16"):
+        read(stored, {"model": {"half": torch.zeros(2)}})
+
+
+def test_a_tensor_that_does_not_lie_plainly_is_read_whole(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unusual(*args: object) -> None:
+        raise UnusualStorageError
+
+    monkeypatch.setattr("ctr_rec.checkpoint.safe_reader.locate", unusual)
+    found = read(stored, {"model": {"weight": torch.zeros(3, 4)}})
+    assert torch.equal(found["model"]["weight"], torch.arange(12.0).reshape(3, 4))
 
 
 def test_code_in_the_metadata_is_refused_and_never_run(stored: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,28 @@ def test_full_disk_on_one_rank_fails_on_all_and_loses_nothing(tmp_path: Path, wh
         assert "No space left on device; free space or point --run-dir at another disk" in message
         assert "step-2" in message
     assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+
+
+def die_in_the_second_save(group: Group, folder: Path, where: str) -> None:
+    from ctr_rec.checkpoint import store
+
+    model = torch.nn.Linear(64, 64)
+    save(folder / "step-1", training_state(model), manifest(1), {}, group)
+    setattr(store, where, lambda *args: os._exit(9))
+    save(folder / "step-2", training_state(model), manifest(2), {}, group)
+
+
+@pytest.mark.parametrize("where", ["_write_tensors", "write_rank_state", "describe_file", "write_manifest"])
+def test_a_save_killed_half_way_is_not_taken_for_a_checkpoint(tmp_path: Path, where: str) -> None:
+    with pytest.raises(AssertionError, match="ranks ended with"):
+        run_ranks(die_in_the_second_save, 1, tmp_path, where)
+    assert (tmp_path / "step-2").is_dir()
+    load_linear(tmp_path / "step-1")
+    with pytest.raises(CheckpointError, match=r"step-2 has no manifest\.json"):
+        load_linear(tmp_path / "step-2")
+    with open_group("cpu") as group:
+        save(tmp_path / "step-2", training_state(torch.nn.Linear(64, 64)), manifest(2), {}, group)
+    load_linear(tmp_path / "step-2")
 
 
 def write_under_a_limit(group: Group, folder: Path) -> str:

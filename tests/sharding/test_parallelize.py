@@ -154,6 +154,25 @@ def freeze_and_thaw(group: Group) -> dict[str, bool]:
     return moved
 
 
+def start_differently(group: Group) -> dict[str, np.ndarray]:
+    specs = tables()
+    model = SmallRanker(specs)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.add_(group.index)
+    parallel = parallelize(model, specs, ShardingConfig(), group)
+    return {name: p.detach().numpy().copy() for name, p in parallel.dense_parameters.items()}
+
+
+def test_every_rank_starts_with_the_dense_values_of_rank_zero() -> None:
+    first, second = run_ranks(start_differently, 2)
+    reference = dict(SmallRanker(tables()).named_parameters())
+    assert first.keys() == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
+    for name, value in first.items():
+        assert np.array_equal(value, reference[name].detach().numpy())
+        assert np.array_equal(value, second[name])
+
+
 def test_dense_part_is_wrapped_anew_when_what_is_trained_changes() -> None:
     for moved in run_ranks(freeze_and_thaw, 2):
         assert not moved.pop("head.0.weight")
