@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from ctr_rec.ops.prefix_attention.plan import BlockPlan
+from ctr_rec.ops.prefix_attention.plan import Block, BlockPlan
 
 # SiLU(x) and its derivative are exactly 0 here, and x * 0 is not NaN as it would be at -inf.
 _HIDDEN_SILU = -1e9
@@ -61,16 +61,17 @@ class _Logits:
         return logit_Hqk.baddbmm_(self.q_blocks[index], k_HEk, alpha=self.scale)
 
 
-def _softmax_(logit_Hqk: Tensor, own_Hq: Tensor) -> Tensor:
-    """Turn logits into weights in place, the own logit counted in; returns the log of the denominators, [H, q].
+def _exp_(logit_Hqk: Tensor, own_Hq: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into softmax weights in place, up to their denominators; returns these and their logs, [H, q].
 
-    A query that sees nothing has weights 0 and the value 0, so that exp(-inf - 0) is 0 again in the backward pass.
+    The own logit is counted in. A query that sees nothing has denominator 1 and log 0, so that exp(-inf - 0) is 0 again
+    in the backward pass.
     """
     top_Hq = torch.maximum(logit_Hqk.amax(-1), own_Hq).clamp_(min=_LOWEST_TOP)
     total_Hq = logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp_().sum(-1).add_(torch.exp(own_Hq - top_Hq))
     sees_nothing_Hq = total_Hq == 0
-    logit_Hqk.div_(total_Hq.masked_fill(sees_nothing_Hq, 1.0).unsqueeze(2))
-    return (top_Hq + total_Hq.log()).masked_fill_(sees_nothing_Hq, 0.0)
+    total_Hq.masked_fill_(sees_nothing_Hq, 1.0)
+    return total_Hq, (top_Hq + total_Hq.log()).masked_fill_(sees_nothing_Hq, 0.0)
 
 
 def _softmax_own(plan: BlockPlan, own_logit_CH: Tensor | None, like_QHE: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +81,25 @@ def _softmax_own(plan: BlockPlan, own_logit_CH: Tensor | None, like_QHE: Tensor)
         own_QH[len(own_QH) - len(own_logit_CH) :] = own_logit_CH
     own_HQ = plan.to_plan_order(own_QH).t().contiguous()
     return own_HQ, torch.where(own_HQ == _HIDDEN_SOFTMAX, 0.0, own_HQ)
+
+
+def _to_logits_(grad_Hqk: Tensor, logit_Hqk: Tensor, softmax: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Turn the weights' gradient into the logits', and the logits into weights, both in place; returns the weights.
+
+    softmax: log-denominator and sum(grad_out * out) of each query, [H, q, 1] each; None for SiLU.
+    """
+    if softmax is None:
+        torch.ops.aten.silu_backward.grad_input(grad_Hqk, logit_Hqk, grad_input=grad_Hqk)
+        return torch.ops.aten.silu.out(logit_Hqk, out=logit_Hqk)
+    lse_Hq1, delta_Hq1 = softmax
+    weight_Hqk = logit_Hqk.sub_(lse_Hq1).exp_()
+    grad_Hqk.sub_(delta_Hq1).mul_(weight_Hqk)
+    return weight_Hqk
+
+
+def _add_keys(total_HTW: Tensor, block: Block, part_HkW: Tensor) -> None:
+    """Add a block's share to the gradient of its keys: baddbmm_ on such a slice falls back to one product per head."""
+    total_HTW.narrow(1, block.key_start, block.num_keys).add_(part_HkW)
 
 
 class BlockedAttention(torch.autograd.Function):
@@ -110,13 +130,14 @@ class BlockedAttention(torch.autograd.Function):
                 out_blocks[index].zero_()
                 continue
             weight_Hqk = logits.fill(index, logits.columns(index))
+            v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
             if own_HQ is None or lse_HQ is None:
                 torch.ops.aten.silu.out(weight_Hqk, out=weight_Hqk)
+                out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HkV))
             else:
                 rows = slice(block.start, block.stop)
-                lse_HQ[:, rows] = _softmax_(weight_Hqk, own_HQ[:, rows])
-            v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
-            out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HkV))
+                total_Hq, lse_HQ[:, rows] = _exp_(weight_Hqk, own_HQ[:, rows])
+                torch.div(torch.bmm(weight_Hqk, v_HkV), total_Hq.unsqueeze(2), out=out_blocks[index])
 
         out_QHV = plan.to_query_order(out_HQV.transpose(0, 1))
         lse_QH = None if lse_HQ is None else plan.to_query_order(lse_HQ.t())
@@ -160,18 +181,11 @@ class BlockedAttention(torch.autograd.Function):
             grad_out_HqV = grad_out_blocks[index]
             v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
             torch.bmm(grad_out_HqV, v_HkV.transpose(1, 2), out=grad_Hqk)
-            if lse_HQ1 is None or delta_HQ1 is None:
-                torch.ops.aten.silu_backward.grad_input(grad_Hqk, logit_Hqk, grad_input=grad_Hqk)
-                weight_Hqk = torch.ops.aten.silu.out(logit_Hqk, out=logit_Hqk)
-            else:
-                weight_Hqk = logit_Hqk.sub_(lse_HQ1[:, block.start : block.stop]).exp_()
-                grad_Hqk.sub_(delta_HQ1[:, block.start : block.stop]).mul_(weight_Hqk)
-            grad_v_HTV.narrow(1, block.key_start, block.num_keys).add_(
-                torch.bmm(weight_Hqk.transpose(1, 2), grad_out_HqV)
-            )
-            grad_k_HTE.narrow(1, block.key_start, block.num_keys).add_(
-                torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index])
-            )
+            rows = slice(block.start, block.stop)
+            softmax = None if lse_HQ1 is None or delta_HQ1 is None else (lse_HQ1[:, rows], delta_HQ1[:, rows])
+            weight_Hqk = _to_logits_(grad_Hqk, logit_Hqk, softmax)
+            _add_keys(grad_v_HTV, block, torch.bmm(weight_Hqk.transpose(1, 2), grad_out_HqV))
+            _add_keys(grad_k_HTE, block, torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index]))
             k_HkE = k_HTE.narrow(1, block.key_start, block.num_keys)
             grad_q_blocks[index].copy_(torch.bmm(grad_Hqk, k_HkE))
             if grad_table_HN is not None:

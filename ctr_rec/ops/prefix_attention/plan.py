@@ -38,7 +38,7 @@ class BlockLimits:
     def for_device(device: torch.device) -> BlockLimits:
         """Measured on 2 CPU cores with 4 heads of width 16; elsewhere a kernel launch outweighs far more pairs."""
         if device.type == "cpu":
-            return BlockLimits(grain=48, overhead_pairs=4_000, max_pairs=48_000)
+            return BlockLimits(grain=48, overhead_pairs=3_000, max_pairs=48_000)
         return BlockLimits(grain=128, overhead_pairs=1 << 19, max_pairs=1 << 22)
 
 
