@@ -25,6 +25,9 @@ from ctr_rec.schema.log import Counter, Feature, Kind, LogSchema, Side, Split, V
 
 RARE = 2  # smallest count of an item or of a category with many values
 MANY_VALUES = 100
+STEPS_PER_EPOCH = 40
+MANY_IMPRESSIONS = 200_000
+LONGEST_CONTEXT = 512
 FILES = ("schema.py", "build.py", "README.md", "recipe.py")
 
 
@@ -171,14 +174,31 @@ def write(found: Guess, out: Path, console: Console | None = None) -> None:
     for name in FILES[:3]:
         text = _environment().get_template(f"{name}.jinja").render(g=found, commands=commands)
         (out / name).write_text(text, encoding="utf-8")
-    write_recipe(out, found.name, found.schema.labels[0])
+    write_recipe(out, found.name, found.schema.labels[0], found.rows)
     _print(found, out, console or Console())
 
 
-def write_recipe(folder: Path, log: str, label: str) -> Path:
-    """Writes `recipe.py`, the run recipes for a prepared log, and returns its path. log: name below logs/."""
+def write_recipe(folder: Path, log: str, label: str, impressions: int) -> Path:
+    """Writes `recipe.py`, the run recipes for a prepared log, and returns its path.
+
+    log: name below logs/. impressions: of the whole log; batches are cut so that an epoch has about 40 or more, and a
+    small log is read more often.
+    """
+    batch = 2 ** int(np.clip(np.log2(max(impressions, 1) / STEPS_PER_EPOCH), 6, 12))
+    text = (
+        _environment()
+        .get_template("recipe.py.jinja")
+        .render(
+            log=log,
+            label=label,
+            folder=folder.as_posix(),
+            batch=batch,
+            tokens=4 * batch,
+            context=min(batch, LONGEST_CONTEXT),
+            epochs=3 if impressions >= MANY_IMPRESSIONS else 10,
+        )
+    )
     path = folder / "recipe.py"
-    text = _environment().get_template("recipe.py.jinja").render(log=log, label=label, folder=folder.as_posix())
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.build import prepare_log
-from ctr_rec.prepare.guess import guess, write
+from ctr_rec.prepare.guess import guess, write, write_recipe
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.recipe import load_data_recipe
 from ctr_rec.schema.log import Kind, Known, Side
@@ -128,6 +129,17 @@ def test_what_is_written_is_python_and_is_not_overwritten(tmp_path: Path, capsys
     with pytest.raises(DataError, match=r"holds schema\.py, build\.py, README\.md, recipe\.py already"):
         write(found, tmp_path / "a b", QUIET)
     assert (tmp_path / "a b" / "schema.py").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("impressions", "batch", "epochs"), [(0, 64, 10), (5_000, 64, 10), (10_000, 128, 10), (10**8, 4096, 3)]
+)
+def test_batches_fit_the_size_of_the_log(tmp_path: Path, impressions: int, batch: int, epochs: int) -> None:
+    text = write_recipe(tmp_path, "shop", "click", impressions).read_text()
+    assert f"Pointwise(impressions={batch})" in text
+    assert text.count(f"epochs={epochs})") == 2
+    tokens, context = map(int, re.findall(r"Packed\(tokens=(\d+), context=(\d+)\)", text)[0])
+    assert 2 * context < tokens
 
 
 def test_one_instant_cannot_be_split(tmp_path: Path) -> None:
