@@ -111,6 +111,7 @@ class Source:
                 f"{frame.num_rows} and {len(time)}; {PREPARE_AGAIN}"
             )
         request_time = self._list(frame, "request_time", np.int64, offsets)
+        self._in_order(frame, time, request_time, offsets)
         impression = self._list(frame, "impression", np.bool_, offsets)
         own = self._own(frame, group, impression, request_time)
         slices = Slices(
@@ -127,7 +128,6 @@ class Source:
             counters={c: self._counter(frame, c, offsets, own) for c in self.spec.counters},
             users=self._users(group, frame),
         )
-        self._in_order(frame, time, request_time, offsets)
         self._within(frame, "item", slices.item, offsets, self.manifest.items, "an item number")
         self._within(frame, "action", slices.action, offsets, self.spec.num_actions, "an action code")
         return slices

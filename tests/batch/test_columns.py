@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ ROWS = [[10, 11], [], [12], [13, 14, 15, 16]]
 
 def lists(column: Ragged) -> list[list[int]]:
     offsets = column.offsets.tolist()
-    return [column.values[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [column.values[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 def test_ranges_follow_each_other() -> None:
@@ -88,5 +90,5 @@ def test_cut_evenly(parts: int) -> None:
         assert len(bounds) == parts + 1
         assert (bounds[0], bounds[-1]) == (0, len(weights))
         assert (np.diff(bounds) >= 0).all()
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        for a, b in itertools.pairwise(bounds):
             assert sum(weights[a:b]) <= sum(weights) / parts + max(weights, default=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_history_ends(seed: int, span: int, delay: int) -> None:
     known_at, offsets, *_ = stream(seed, span, delay)
     expected = [
         begin + sum(k <= known_at[t] for k in known_at[begin:end])
-        for begin, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for begin, end in itertools.pairwise(offsets)
         for t in range(begin, end)
     ]
     assert history_ends(known_at, offsets).tolist() == expected
