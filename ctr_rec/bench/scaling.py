@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ctr_rec.bench.record import Emit
 from ctr_rec.errors import ConfigError
+from ctr_rec.sharding.launch import rank_environment
 
 GOAL = ">= 1.6"
 RUNS, STEPS, BATCHES = 5, 12, 8
@@ -64,9 +65,7 @@ def _launch(ranks: int, impressions: int) -> float:
 
 
 def _start(rank: int, ranks: int, impressions: int, folder: str) -> subprocess.Popen[str]:
-    place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": 0}
-    environment = {**os.environ, **{k: str(v) for k, v in place.items()}, "MASTER_ADDR": "localhost"}
-    environment["OMP_NUM_THREADS"] = "1"
+    environment = {**os.environ, **rank_environment(rank, ranks), "OMP_NUM_THREADS": "1"}
     code = f"from ctr_rec.bench.scaling import rank_speed; print(rank_speed({impressions}, 'file://{folder}/store'))"
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=pipe, stderr=pipe, text=True)

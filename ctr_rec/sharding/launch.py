@@ -15,6 +15,12 @@ def launched_rank() -> int:
     return int(text) if text.isdigit() else 0
 
 
+def rank_environment(rank: int, world: int) -> dict[str, str]:
+    """What a launcher tells a rank of one machine, for processes that are started without torchrun."""
+    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": 0}
+    return {**{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "localhost"}
+
+
 def under_torchrun() -> bool:
     """Whether an elastic agent watches this process and will show the error file of the rank that failed first."""
     return "TORCHELASTIC_RUN_ID" in os.environ

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctr_rec.errors import DataError
-from ctr_rec.sharding.launch import launched_rank, leave_sentence, recorded, under_torchrun
+from ctr_rec.sharding.launch import launched_rank, leave_sentence, rank_environment, recorded, under_torchrun
 
 
 def test_rank_without_launcher_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +53,10 @@ def test_a_sentence_replaces_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
     assert failure.message["message"] == "DataError: row 7"
     assert failure.timestamp > 0
+
+
+def test_a_started_rank_knows_its_place() -> None:
+    place = rank_environment(1, 2)
+    assert place["RANK"] == place["LOCAL_RANK"] == "1"
+    assert place["WORLD_SIZE"] == place["LOCAL_WORLD_SIZE"] == "2"
+    assert all(isinstance(v, str) for v in place.values())
