@@ -20,11 +20,12 @@ from torch.autograd.function import once_differentiable
 from ctr_rec.ops.jagged import bag
 from ctr_rec.ops.target_attention.activation import ACTIVATIONS, Activation
 from ctr_rec.ops.target_attention.plan import Block, Plan, make_plan
+from ctr_rec.ops.target_attention.threads import walk_in_parts
 from ctr_rec.ops.target_attention.weights import AttentionMLP, PairCode
 from ctr_rec.ops.target_attention.workspace import WORKSPACE, Lease
 
 BLOCK_PAIRS = 4096
-"""Pairs of a block for each thread: 64 floats each are 1 MB, what a second-level cache holds; 1024 to 8192 are within
+"""Pairs of a block: 64 floats each are 1 MB, what a second-level cache holds; 1024 to 8192 are within
 a tenth of each other, and larger blocks pay less for the calls."""
 KEEP_BYTES = 1 << 29
 """Most memory kept from forward to backward by one call."""
@@ -76,7 +77,7 @@ def target_attention(
     activation: str,
     normalize: str,
 ) -> Tensor:
-    plan = make_plan(position_P, offsets_N1, BLOCK_PAIRS * torch.get_num_threads())
+    plan = make_plan(position_P, offsets_N1, BLOCK_PAIRS)
     tensors = (
         *(target_ND, event_TD, mlp.w_target_DH, mlp.w_event_DH, mlp.w_product_DH, mlp.b_H, mlp.w_out_K, mlp.b_out),
         *(tensor for layer in mlp.hidden for tensor in layer),
@@ -122,31 +123,48 @@ def _score(call: Call, net: Net, kept: list[Lease] | None) -> Tensor:
     """Score of each pair before normalisation: -> [P]."""
     plan = call.plan
     score_P = net.b_out.new_empty(plan.num_pairs)
-    walk = _Walk(call, net)
-    for block in plan.blocks:
-        rows = slice(block.start, block.end)
-        layers = walk.scratch_layers(block) if kept is None else [lease.tensor[rows] for lease in kept]
-        walk.load(block)
-        walk.forward(block, layers)
-        x_BW = call.activation.value(layers[-1], walk.value_scratch(len(layers) - 1, block))
-        torch.mv(x_BW, net.w_out_K, out=score_P[rows])
-    walk.close()
+    first = _first_layer(call, net)
+
+    def work(blocks: list[Block]) -> None:
+        walk = _Walk(call, net, first)
+        for block in blocks:
+            rows = slice(block.start, block.end)
+            layers = walk.scratch_layers(block) if kept is None else [lease.tensor[rows] for lease in kept]
+            walk.load(block)
+            walk.forward(block, layers)
+            x_BW = call.activation.value(layers[-1], walk.value_scratch(len(layers) - 1, block))
+            torch.mv(x_BW, net.w_out_K, out=score_P[rows])
+
+    walk_in_parts(plan.blocks, work)
+    WORKSPACE.give(first.table)
     return score_P.add_(net.b_out)
 
 
-class _Walk:
-    """Scratch of a walk over the blocks, and the forward of one block."""
+class _FirstLayer(NamedTuple):
+    """Every addend of the first layer but the product, as rows of one table, and the rows that each pair adds."""
 
-    def __init__(self, call: Call, net: Net) -> None:
-        self.call, self.net = call, net
+    table: Lease
+    rows_PL: Tensor
+    stride_B1: Tensor
+
+
+def _first_layer(call: Call, net: Net) -> _FirstLayer:
+    rows_PL = _first_layer_rows(call, net)
+    num_rows = rows_PL.shape[1]
+    stride_B1 = torch.arange(0, call.plan.largest_block * num_rows + 1, num_rows, dtype=torch.int32)
+    return _FirstLayer(_first_layer_table(net), rows_PL, stride_B1)
+
+
+class _Walk:
+    """Scratch of one thread's walk over blocks, and the forward of one block."""
+
+    def __init__(self, call: Call, net: Net, first: _FirstLayer) -> None:
+        self.call, self.net, self.first = call, net, first
         size, dim = call.plan.largest_block, net.target_ND.shape[1]
         empty = net.target_ND.new_empty
         self._event, self._target, self._product = (empty(size, dim) for _ in range(3))
         self._values = [empty(size, width) for width in net.widths]
         self._layers = [empty(size, width) for width in net.widths]
-        self._first = _first_layer_table(net)
-        self._lookup_PL = _first_layer_rows(call, net)
-        self._stride = torch.arange(0, size * self._lookup_PL.shape[1] + 1, self._lookup_PL.shape[1], dtype=torch.int32)
 
     def load(self, block: Block) -> None:
         """Bring the vectors of a block's pairs into scratch: event_BD, target_BD and their product."""
@@ -159,8 +177,8 @@ class _Walk:
     def forward(self, block: Block, layers: list[Tensor]) -> None:
         """Hidden layers of the loaded block; `layers` receives what the activation keeps of each."""
         act = self.call.activation
-        rows_L = self._lookup_PL[block.start : block.end].view(-1)
-        pre_BH = bag.pooled(self._first.tensor, rows_L, self._stride[: block.end - block.start + 1])
+        rows_L = self.first.rows_PL[block.start : block.end].view(-1)
+        pre_BH = bag.pooled(self.first.table.tensor, rows_L, self.first.stride_B1[: block.end - block.start + 1])
         pre_BH.addmm_(self.product_BD, self.net.w_product_DH)
         act.keep(pre_BH, layers[0])
         for i, (w, b) in enumerate(self.net.hidden):
@@ -173,9 +191,6 @@ class _Walk:
 
     def value_scratch(self, layer: int, block: Block) -> Tensor:
         return self._values[layer][: block.end - block.start]
-
-    def close(self) -> None:
-        WORKSPACE.give(self._first)
 
 
 def _first_layer_table(net: Net) -> Lease:
@@ -203,6 +218,26 @@ def _first_layer_rows(call: Call, net: Net) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
+class _Sums(NamedTuple):
+    """Gradients of weights that every block adds to: one set for each thread, summed at the end."""
+
+    product_DH: Tensor
+    out_K: Tensor
+    hidden: list[tuple[Tensor, Tensor]]
+
+    @staticmethod
+    def zeros(net: Net) -> "_Sums":
+        hidden = [(torch.zeros_like(w), torch.zeros_like(b)) for w, b in net.hidden]
+        return _Sums(torch.zeros_like(net.w_product_DH), torch.zeros_like(net.w_out_K), hidden)
+
+    def add(self, other: "_Sums") -> None:
+        self.product_DH.add_(other.product_DH)
+        self.out_K.add_(other.out_K)
+        for (w, b), (other_w, other_b) in zip(self.hidden, other.hidden, strict=True):
+            w.add_(other_w)
+            b.add_(other_b)
+
+
 class _Gradient:
     """One backward: accumulators, the walk over the blocks, and the sums over pairs at the end."""
 
@@ -221,24 +256,32 @@ class _Gradient:
         self.d_score_P = torch.empty_like(score_P)
         self.d_target_ND = torch.zeros_like(net.target_ND)
         self.d_target_part_NH = net.b_H.new_zeros(len(net.target_ND), len(net.b_H))
-        self.d_product_DH = torch.zeros_like(net.w_product_DH)
-        self.d_hidden = [(torch.zeros_like(w), torch.zeros_like(b)) for w, b in net.hidden]
-        self.d_out_K = torch.zeros_like(net.w_out_K)
 
     def run(self) -> list[Tensor]:
         """Gradients in the order of the forward's tensors."""
-        walk = _Walk(self.call, self.net)
+        first = _first_layer(self.call, self.net)
+        parts = walk_in_parts(self.call.plan.blocks, lambda blocks: self._walk(blocks, first))
+        WORKSPACE.give(first.table)
+        sums = _Sums.zeros(self.net)
+        for part in parts:
+            sums.add(part)
+        return self._finish(sums)
+
+    def _walk(self, blocks: list[Block], first: _FirstLayer) -> _Sums:
+        """One thread's blocks: rows of the shared outputs that are its own, and sums for it alone."""
+        walk, sums = _Walk(self.call, self.net, first), _Sums.zeros(self.net)
         size = self.call.plan.largest_block
         every_B = torch.arange(size, dtype=torch.int32)
         scratch = [self.net.b_H.new_empty(size, width) for width in self.net.widths]
-        for block in self.call.plan.blocks:
+        for block in blocks:
             walk.load(block)
             layers = self._layers(walk, block)
             self._score_gradient(walk, block)
-            d_pre_BH = self._layer_gradients(walk, block, layers, [x[: block.end - block.start] for x in scratch])
+            block_scratch = [x[: block.end - block.start] for x in scratch]
+            d_pre_BH = self._layer_gradients(walk, block, layers, block_scratch, sums)
+            sums.product_DH.addmm_(walk.product_BD.t(), d_pre_BH)
             self._pair_gradients(walk, block, d_pre_BH, every_B)
-        walk.close()
-        return self._finish()
+        return sums
 
     def _layers(self, walk: _Walk, block: Block) -> list[Tensor]:
         kept = [lease.tensor[block.start : block.end] for lease in self.kept]
@@ -257,18 +300,20 @@ class _Gradient:
         if self.mean_N is not None:
             d_score_B.sub_(self.mean_N.index_select(0, impression_B)).mul_(self.score_P[rows])
 
-    def _layer_gradients(self, walk: _Walk, block: Block, layers: list[Tensor], scratch: list[Tensor]) -> Tensor:
+    def _layer_gradients(
+        self, walk: _Walk, block: Block, layers: list[Tensor], scratch: list[Tensor], sums: _Sums
+    ) -> Tensor:
         """Walk the hidden layers down; returns the gradient of the first pre-activation, kept for all pairs."""
         act, d_score_B = self.call.activation, self.d_score_P[block.start : block.end]
         last = len(layers) - 1
         x_BW = act.value(layers[last], walk.value_scratch(last, block))
-        self.d_out_K.addmv_(x_BW.t(), d_score_B)
+        sums.out_K.addmv_(x_BW.t(), d_score_B)
         # What was kept of a layer is not needed once its gradient is known, so the gradient takes its place.
         d_BW = torch.outer(d_score_B, self.net.w_out_K, out=scratch[last])
         for i in range(last, 0, -1):
             act.backward(d_BW, layers[i], d_BW)
             x_BW = act.value(layers[i - 1], walk.value_scratch(i - 1, block))
-            d_w, d_b = self.d_hidden[i - 1]
+            d_w, d_b = sums.hidden[i - 1]
             d_w.addmm_(x_BW.t(), d_BW)
             d_b.add_(d_BW.sum(dim=0))
             d_BW = torch.mm(d_BW, self.net.hidden[i - 1][0].t(), out=scratch[i - 1])
@@ -279,13 +324,12 @@ class _Gradient:
         first, last = block.first, block.last
         offsets = self.call.plan.offsets_N1[first : last + 1] - block.start
         every_B = every_B[: block.end - block.start]
-        self.d_product_DH.addmm_(walk.product_BD.t(), d_pre_BH)
         d_BD = torch.mm(d_pre_BH, self.net.w_product_DH.t(), out=walk.product_BD)
         torch.mul(d_BD, walk.target_BD, out=self.event_grad.tensor[block.start : block.end])
         self.d_target_ND[first:last] = bag.pooled(d_BD.mul_(walk.event_BD), every_B, offsets)
         self.d_target_part_NH[first:last] = bag.pooled(d_pre_BH, every_B, offsets)
 
-    def _finish(self) -> list[Tensor]:
+    def _finish(self, sums: _Sums) -> list[Tensor]:
         """Sums over pairs into events and codes, and the first layer's weights."""
         net, plan = self.net, self.call.plan
         d_pre_PH = self.kept[0].tensor
@@ -306,10 +350,10 @@ class _Gradient:
             d_event_TD,
             net.target_ND.t() @ self.d_target_part_NH,
             net.event_TD.t() @ d_event_part_TH,
-            self.d_product_DH,
+            sums.product_DH,
             self.d_target_part_NH.sum(dim=0),
-            self.d_out_K,
+            sums.out_K,
             self.d_score_P.sum(),
-            *(gradient for layer in self.d_hidden for gradient in layer),
+            *(gradient for layer in sums.hidden for gradient in layer),
             *d_codes,
         ]
