@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType as OptimType
 from torch import Tensor, nn
-from torchrec.optim.keyed import KeyedOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 
 def training_state(
@@ -16,7 +17,7 @@ def training_state(
     dense_optimizer: torch.optim.Optimizer | None = None,
     dense_parameters: Mapping[str, nn.Parameter] | None = None,
 ) -> dict[str, Any]:
-    """Live tensors, nested by name: `model`, `table_optimizer`, `dense_optimizer`.
+    """Live tensors, nested by name: `model`, `table_optimizer`, `table_step` (Adam), `dense_optimizer`.
 
     Saving reads them, loading writes into them; nothing needs to be assigned back. Dense optimizer state that does not
     exist yet is made first, as a load can only fill what is there.
@@ -31,6 +32,7 @@ def training_state(
         tables = table_optimizer.state_dict()["state"]
         # A table under plain SGD has an entry without content, which a checkpoint does not hold.
         state["table_optimizer"] = {name: entry for name, entry in tables.items() if entry}
+        state["table_step"] = dict(_adam_steps(table_optimizer))
     if dense_optimizer is not None:
         assert dense_parameters is not None, "the dense optimizer's state is stored by parameter name"
         materialise(dense_optimizer)
@@ -38,7 +40,23 @@ def training_state(
         state["dense_optimizer"] = {
             names[id(parameter)]: _tensors(entry) for parameter, entry in dense_optimizer.state.items() if entry
         }
-    return state
+    # An empty dict would be stored as an entry of its own, and be missing when another optimizer's run looks for it.
+    return {name: entry for name, entry in state.items() if entry}
+
+
+def _adam_steps(optimizer: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:
+    """Live step counters by table, which Adam's bias correction needs and TorchRec's optimizer state lacks.
+
+    The kernel takes up a loaded counter with its first look-up: load before training.
+    """
+    if isinstance(optimizer, CombinedOptimizer):
+        for _, part in optimizer.optimizers:
+            yield from _adam_steps(part)
+        return
+    kernel = getattr(optimizer, "_emb_module", None)
+    if kernel is not None and kernel.optimizer is OptimType.ADAM:
+        for name in optimizer.params:
+            yield name.removesuffix(".weight").rsplit(".", 1)[-1], kernel.iter
 
 
 def _tensors(entry: Mapping[str, Any]) -> dict[str, Tensor]:
