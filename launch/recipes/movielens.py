@@ -35,7 +35,7 @@ def _pointwise(name: str, tower: TowerConfig, channels: dict[str, Channel]) -> R
         embedding=EmbeddingSettings(dim=16, exclude=COUNTERS),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
-        train=TrainConfig(epochs=3),
+        train=TrainConfig(epochs=4),
         validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )
@@ -81,10 +81,40 @@ def hstu() -> Run:
         embedding=EmbeddingSettings(dim=32, exclude=COUNTERS),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
-        train=TrainConfig(epochs=3),
+        train=TrainConfig(epochs=4),
         validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )
+
+
+def _with_counters(run: Run) -> Run:
+    """The same run, reading the running counters of film and user besides."""
+    return run.model_copy(
+        update={
+            "name": f"{run.name}_counters",
+            "embedding": run.embedding.model_copy(update={"exclude": ()}),
+        }
+    )
+
+
+def mlp_counters() -> Run:
+    """`mlp` with running counters."""
+    return _with_counters(mlp())
+
+
+def dcn_v2_counters() -> Run:
+    """`dcn_v2` with running counters."""
+    return _with_counters(dcn_v2())
+
+
+def din_counters() -> Run:
+    """`din` with running counters."""
+    return _with_counters(din())
+
+
+def hstu_counters() -> Run:
+    """`hstu` with running counters."""
+    return _with_counters(hstu())
 
 
 def _small(run: Run) -> Run:

@@ -1,0 +1,106 @@
+"""The card of the baselines on MovieLens-1M: three rolling cuts in time, three seeds, against counters.
+
+    python -m launch.cards.movielens_baselines      from the root, after `ctr-rec prepare` of each cut (see CUTS)
+
+Stopped anywhere, the same command goes on where it was. Runs lie below runs/card_baselines, the card below
+launch/records. Every model was chosen on validation; the test range of a run is scored once, at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("runs/card_baselines")
+RECIPES = "launch/recipes/movielens.py"
+CUTS = {"default": "logs/movielens_1m", "middle": "logs/movielens_1m_middle", "early": "logs/movielens_1m_early"}
+SEEDS = (1, 2, 3)
+SCORERS = ("item_mean", "counters2", "counters7")
+TOWERS = ("mlp", "dcn_v2", "din", "hstu")
+WITH_COUNTERS = ("mlp_counters", "dcn_v2_counters", "din_counters", "hstu_counters")
+EVERYWHERE = (*TOWERS, *WITH_COUNTERS)
+ONLY_DEFAULT = ("din_fuxictr",)
+JOBS = int(os.environ.get("JOBS", "2"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a tower's recipe with a seed, or a scorer without seed."""
+
+    cut: str
+    model: str
+    seed: int | None
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / self.cut / (self.model if self.seed is None else f"{self.model}-{self.seed}")
+
+    @property
+    def done(self) -> bool:
+        return all((self.folder / "metrics" / f"{split}.json").is_file() for split in ("valid", "test"))
+
+    def run(self) -> None:
+        """Trains (or goes on), then scores validation and test once."""
+        if self.done:
+            return
+        if self.seed is None:
+            call("predict", "--scorer", self.model, "--log", CUTS[self.cut], "--run-dir", str(self.folder))
+            return
+        if not (self.folder / "clean-stop.json").is_file() or self._stopped():
+            self._train()
+        for split in ("valid", "test"):
+            if not (self.folder / "metrics" / f"{split}.json").is_file():
+                call("evaluate", str(self.folder), "--split", split)
+
+    def _stopped(self) -> bool:
+        return json.loads((self.folder / "clean-stop.json").read_text())["end"] == "stopped"
+
+    def _train(self) -> None:
+        saved = any(self.folder.glob("checkpoints/step-*/manifest.json"))
+        if self.folder.exists() and not saved:
+            subprocess.run(["rm", "-r", str(self.folder)], check=True)
+        settings = {"data.log": CUTS[self.cut], "train.seed": str(self.seed), "train.threads": "1"}
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        resume = ["--resume"] if saved else []
+        call("train", f"{RECIPES}:{self.model}", *sets, "--run-dir", str(self.folder), *resume)
+
+
+def call(*arguments: str) -> None:
+    """One `ctr-rec` command on one thread; its output goes to a file, and its failure ends the card."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (ROOT / "output.log").open("a") as out:
+        out.write(f"$ ctr-rec {' '.join(arguments)}\n")
+        out.flush()
+        subprocess.run(
+            [sys.executable, "-m", "ctr_rec", *arguments], check=True, stdout=out, stderr=out, env=environment
+        )
+
+
+def jobs() -> list[Job]:
+    """All runs of the card, the default cut and the first seeds first."""
+    found = [Job("default", model, seed) for seed in SEEDS for model in (*EVERYWHERE, *ONLY_DEFAULT)]
+    found += [Job(cut, model, seed) for seed in SEEDS for cut in ("middle", "early") for model in EVERYWHERE]
+    return found + [Job(cut, scorer, None) for cut in CUTS for scorer in SCORERS]
+
+
+def run_all() -> None:
+    """Runs what is not done yet, JOBS at a time, one line per finished run."""
+    todo = [job for job in jobs() if not job.done]
+    print(f"{len(jobs()) - len(todo)} runs done, {len(todo)} to go", flush=True)
+
+    def one(job: Job) -> None:
+        job.run()
+        print(f"done: {job.folder}", flush=True)
+
+    with ThreadPoolExecutor(JOBS) as pool:
+        list(pool.map(one, todo))
+
+
+if __name__ == "__main__":
+    run_all()
