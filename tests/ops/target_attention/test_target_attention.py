@@ -216,6 +216,25 @@ def test_repeats_to_the_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_threads_change_nothing_but_the_order_of_weight_sums(activation: Any) -> None:
+    inputs = make(LENGTHS["many blocks"])
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            pooled_ND = target_attention(*inputs, activation=activation, normalize="softmax", backend="blocked")
+            found.append([pooled_ND.detach(), *gradients(pooled_ND, inputs)])
+            with torch.inference_mode():
+                quiet_ND = target_attention(*inputs, activation=activation, normalize="softmax", backend="blocked")
+            assert torch.equal(quiet_ND, found[-1][0])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        agree(other, found[0], tolerance=1e-12)
+    agree(found[3], found[2], tolerance=0.0)
+
+
 def test_evaluation_leaves_no_graph_and_spoils_no_training_step() -> None:
     inputs = make(LENGTHS["many blocks"])
     before = gradients(target_attention(*inputs, backend="blocked"), inputs)
