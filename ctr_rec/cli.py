@@ -120,7 +120,9 @@ def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> in
 @click.option("--split", type=SPLIT, default="test", show_default=True)
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
-@click.option("--scorer", type=click.Choice(["item_mean", "counters"]), help="A scorer without a network instead.")
+@click.option(
+    "--scorer", type=click.Choice(["item_mean", "counters2", "counters7"]), help="A scorer without a network instead."
+)
 @click.option("--run-dir", "new_run", type=PATH, help="With --scorer: the run folder to write.")
 def predict(
     run_dir: Path | None,

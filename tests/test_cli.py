@@ -169,8 +169,8 @@ def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.counters", "score")
-    assert run("predict", "--scorer", "counters", "--log", "l", "--run-dir", "runs/c") == 0
-    assert list(calls[0].values()) == ["counters", Path("l"), Path("runs/c")]
+    assert run("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "runs/c") == 0
+    assert list(calls[0].values()) == ["counters7", Path("l"), Path("runs/c")]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("predict",),
         ("predict", "runs/a"),
         ("predict", "runs/a", "--out", "x", "--run-dir", "y"),
-        ("predict", "--scorer", "counters"),
-        ("predict", "runs/a", "--scorer", "counters", "--log", "l", "--run-dir", "y"),
+        ("predict", "--scorer", "counters7"),
+        ("predict", "runs/a", "--scorer", "counters7", "--log", "l", "--run-dir", "y"),
     ],
 )
 def test_predict_refuses_mixtures(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ctr_rec.evaluate.identity import raw_ids
 from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
+from ctr_rec.evaluate.report import write_report
 from ctr_rec.models.cost import Cost, cost
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest
@@ -38,7 +40,7 @@ class Scored:
     built: Built
     checkpoint: Manifest
     seconds: float
-    warnings: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
@@ -78,12 +80,15 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
         torch.set_num_threads(run.train.threads)
     built = build(run, group)
     reader = built.reader(split, 0)
-    stored = load_weights(folder, built, checkpoint)
-    warnings = _check_data(stored, built, split, log)
+    with warnings.catch_warnings():
+        # The reader of checkpoints asks about a tensor class that torch wants replaced; nothing a user could act on.
+        warnings.filterwarnings("ignore", message=".*ShardedTensor.*", category=FutureWarning)
+        stored = load_weights(folder, built, checkpoint)
+    doubts = _check_data(stored, built, split, log)
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
         predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
-    return Scored(predictions, built, stored, time.perf_counter() - started, warnings)
+    return Scored(predictions, built, stored, time.perf_counter() - started, doubts)
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -117,6 +122,7 @@ def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
+    console.print(f"report: {write_report(run_dir)}", highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -135,8 +141,8 @@ def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Consol
 
 
 def _warn(scored: Scored, console: Console) -> None:
-    for warning in scored.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    for doubt in scored.doubts:
+        console.print(f"warning: {doubt}", highlight=False, soft_wrap=True)
 
 
 def _facts(split: str, scored: Scored) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
         "cost": _cost(built, split).model_dump(mode="json"),
-        "warnings": list(scored.warnings),
+        "warnings": list(scored.doubts),
     }
 
 
