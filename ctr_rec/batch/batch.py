@@ -73,7 +73,8 @@ class Batch:
     weight: float32[N]; 0 marks the stand-in that a rank without impressions receives.
     histories: per channel, positions among the events of what the impression reads, oldest first; empty in packed
         batches unless the recipe asks for channels.
-    global_impressions, global_events: of the whole global batch over all ranks, for the loss and the log line.
+    global_impressions, global_events: of the whole global batch over all ranks, for the loss and the log line. In a
+        pointwise batch an event counts once for every impression and channel that reads it.
     """
 
     tables: dict[str, Tensor]

@@ -18,8 +18,8 @@ from ctr_rec.schema.table import SparseSpec
 
 
 def tensor(values: Array) -> Tensor:
-    """The same memory as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(values))
+    """The same memory as a tensor. Raises nothing: what a batch is made of is contiguous and writable."""
+    return torch.from_numpy(values)
 
 
 def jagged(column: Ragged) -> Jagged:

@@ -12,9 +12,10 @@ import pytest
 from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
+from ctr_rec.batch.source import Slices, Source
 from ctr_rec.errors import ConfigError, DataError, SchemaError
 from ctr_rec.schema.log import Split
-from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.schema.manifest import SPLITS, LogManifest, RowGroup
 from ctr_rec.schema.table import EmbeddingSettings, SparseSpec, sparse_spec
 from tests.batch.logs import random_users, schema, write_log
 from tests.batch.naive import dwell, ids, of_channel, rows, same, truths
@@ -221,6 +222,25 @@ def test_a_reader_goes_on_from_any_batch(log: Log, batches: Pointwise | Packed) 
         rest = list(reader(log, batches, workers=2).batches(5, start))
         assert len(rest) == len(whole) - start
         assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_does_not_read_what_was_skipped(log: Log, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    chosen = reader(log, POINTWISE, workers=workers)
+    plans = chosen._order.plan(0)
+    assert len(plans) > 2
+    read: list[int] = []
+    whole = Source.read
+
+    def noted(self: Source, group: RowGroup) -> Slices:
+        read.append(group.first_event)
+        return whole(self, group)
+
+    monkeypatch.setattr(Source, "read", noted)
+    start = plans[-1].first_batch
+    assert len(list(chosen.batches(0, start))) == plans[-1].num_batches
+    assert read == [g.first_event for g in plans[-1].row_groups]
+    assert list(chosen.batches(0, chosen.num_batches())) == []
 
 
 @BOTH

@@ -48,6 +48,13 @@ def test_history_ends(seed: int, span: int, delay: int) -> None:
     assert history_ends(known_at, offsets).tolist() == expected
 
 
+def test_ties_end_where_a_user_ends() -> None:
+    known_at, offsets = np.full(5, 7), np.array([0, 2, 2, 3, 5])
+    user = np.array([0, 0, 2, 3, 3])
+    assert history_ends(known_at, offsets).tolist() == [2, 2, 3, 5, 5]
+    assert stream_ends(known_at, offsets, np.arange(5), user, known_at).tolist() == [0, 0, 2, 3, 3]
+
+
 def test_nothing_sees_nothing() -> None:
     none, offsets = np.zeros(0, np.int64), np.zeros(3, np.int64)
     assert history_ends(none, offsets).tolist() == []
