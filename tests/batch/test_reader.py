@@ -294,14 +294,14 @@ def test_a_user_longer_than_the_budget_is_cut_with_context(tmp_path: Path) -> No
 
 
 def test_a_rank_without_impressions_gets_one_stand_in(tmp_path: Path) -> None:
-    events = [{"time": t, "item": 3, "action": 1, "impression": True, "label": 1, "dwell": t} for t in range(3)]
+    events = [{"time": t, "item": 3, "action": 1, "impression": t > 1, "label": 1, "dwell": t} for t in range(5)]
     manifest = write_log(tmp_path, [{"user_id": "a", "events": []}, {"user_id": "b", "events": events}])
     log = tmp_path, manifest, sparse_spec(manifest, EmbeddingSettings(dim=4))
     for batches in (Pointwise(impressions=3), Packed(tokens=100)):
         parts = [next(reader(log, batches, rank=r, world=5).batches(0)) for r in range(5)]
         empty = [p for p in parts if p.weight.sum() == 0]
         assert len(empty) >= 2
-        assert sorted(ids(parts)) == [0, 1, 2]
+        assert sorted(ids(parts)) == [2, 3, 4]
         for p in empty:
             assert p.weight.tolist() == [0.0]
             assert p.impression_id.tolist() == [-1]
