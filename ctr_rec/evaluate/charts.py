@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ctr_rec.metrics.probability import ReliabilityBin
 
-BLUE, ORANGE, GREY, INK = "#2f6db3", "#d9822b", "#c9d1d9", "#24292f"
+BLUE, ORANGE, GREEN, GREY, INK = "#2f6db3", "#d9822b", "#2d8659", "#c9d1d9", "#24292f"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ctr-rec",
@@ -48,10 +48,10 @@ def curves(lines: Lines) -> str:
         _line(loss, train, "loss", "training", BLUE)
         _line(loss, valid, "logloss", "validation", ORANGE, marker="o")
         loss.set_title("Loss (nats)")
-        _line(quality, train, "window_auc", "training AUC, window", BLUE)
-        _line(quality, valid, "auc", "validation AUC", ORANGE, marker="o")
-        _line(quality, valid, "gauc", "validation GAUC", ORANGE, marker="s", linestyle="--")
-        quality.set_title("AUC and GAUC")
+        _line(quality, train, "window_auc", "window AUC", BLUE)
+        _line(quality, valid, "auc", "valid AUC", ORANGE, marker="o")
+        _line(quality, valid, "gauc", "valid GAUC", GREEN, marker="s")
+        quality.set_title("Quality")
         for axes in (loss, quality):
             axes.set_xlabel("step")
             _legend(axes)
@@ -68,9 +68,8 @@ def throughput(lines: Lines) -> str:
         speed.set_title("Impressions per second, all ranks")
         speed.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         speed.set_ylim(bottom=0)
-        for key, label, colour in (("data_wait_share", "of the slowest rank", ORANGE),):
-            _line(wait, train, key, label, colour)
-        wait.set_title("Share of time waiting for data")
+        _line(wait, train, "data_wait_share", "", ORANGE)
+        wait.set_title("Share of time waiting for data, slowest rank")
         wait.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         wait.set_ylim(0, max(0.1, wait.get_ylim()[1]))
         for axes in (speed, wait):
@@ -92,7 +91,7 @@ def bars(buckets: Sequence[dict[str, Any]], overall: dict[str, Any]) -> str:
             values = [_number(bucket["metrics"].get(key)) for bucket in buckets]
             quality.plot([p + shift for p in places], values, "o", color=colour, label=label, markersize=6)
             quality.axhline(_number(overall.get(key)), color=colour, linewidth=1, linestyle=":")
-        quality.set_title("AUC and GAUC (dotted: overall)")
+        quality.set_title("Quality (dotted: overall)")
         _legend(quality)
         bars_drawn = counts.bar(places, [bucket["impressions"] for bucket in buckets], color=GREY, width=0.7)
         counts.bar_label(bars_drawn, [f"{bucket['impressions']:,}" for bucket in buckets], fontsize=8, padding=2)
@@ -153,7 +152,7 @@ def _of(kind: str, lines: Lines) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("kind") == kind]
 
 
-def _line(axes: Axes, lines: Lines, key: str, label: str, colour: str, marker: str = "", linestyle: str = "-") -> None:
+def _line(axes: Axes, lines: Lines, key: str, label: str, colour: str, marker: str = "") -> None:
     points = [(line["step"], _number(line.get(key))) for line in lines]
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:
@@ -161,12 +160,16 @@ def _line(axes: Axes, lines: Lines, key: str, label: str, colour: str, marker: s
     # Few points make a line hard to see without marks.
     shown = marker or ("." if len(points) < _BARE else "")
     steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, color=colour, label=label, linewidth=1.5, marker=shown, linestyle=linestyle, markersize=5)
+    axes.plot(steps, values, color=colour, label=label, linewidth=1.5, marker=shown, markersize=5)
 
 
 def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+    """Beside the title, where it hides no point."""
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=len(handles), columnspacing=1.0, handlelength=1.4
+        )
 
 
 def _number(value: float | None) -> float:
