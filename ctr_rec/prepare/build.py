@@ -24,7 +24,7 @@ from ctr_rec.prepare.fingerprint import Fingerprint, source_file
 from ctr_rec.prepare.output import building, storage_errors
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
-from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe
+from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe, read_raw
 from ctr_rec.prepare.scatter import scatter, sink
 from ctr_rec.prepare.single_feature import single_feature_aucs, suspicious
 from ctr_rec.prepare.statistics import Moments, Statistics
@@ -115,9 +115,7 @@ def prepare_log(
     """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label."""
     schema = recipe.schema
     check_names(schema)
-    if not raw.exists():
-        raise DataError(f"raw log {raw} does not exist; give the folder that {recipe.folder / 'README.md'} describes")
-    log = recipe.read(raw)
+    log = read_raw(recipe, raw)
     with building(out, overwrite) as temporary:
         work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, Statistics(schema))
         with storage_errors(out):

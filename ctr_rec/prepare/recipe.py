@@ -13,7 +13,7 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from ctr_rec.config import explain
-from ctr_rec.errors import ConfigError, CtrRecError
+from ctr_rec.errors import ConfigError, CtrRecError, DataError
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.schema.log import LogSchema, Split
 
@@ -41,6 +41,26 @@ class DataRecipe:
                 f"{self.folder / 'schema.py'} has no split {name!r}; it has {', '.join(near or self.splits)}"
             )
         return self.splits[name]
+
+
+def read_raw(recipe: DataRecipe, raw: Path) -> RawLog:
+    """Calls the recipe's `read`.
+
+    Raises:
+        DataError: `raw` does not exist. ConfigError: `read` raises, or returns something else.
+    """
+    if not raw.exists():
+        raise DataError(f"raw log {raw} does not exist; give what {recipe.folder / 'README.md'} describes")
+    where = recipe.folder / "build.py"
+    try:
+        log = recipe.read(raw)
+    except CtrRecError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: read({raw}) raises {type(error).__name__}: {error}; mend the recipe") from error
+    if not isinstance(log, RawLog):
+        raise ConfigError(f"{where}: read() must return a RawLog, got {type(log).__name__}")
+    return log
 
 
 def _split_from_ends(text: str) -> Split:

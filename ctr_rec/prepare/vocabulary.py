@@ -61,8 +61,7 @@ class Rows:
     def __init__(self, vocabulary: Vocabulary, counts: pl.DataFrame) -> None:
         ordered = counts.sort(["count", "id"], descending=[True, False])
         if vocabulary.hash_rows is None:
-            kept = (pl.col("count") >= vocabulary.min_count) & (pl.col("count") > 0)
-            row = pl.when(kept).then(pl.int_range(1, pl.len() + 1)).otherwise(0)
+            row = pl.when(pl.col("count") >= vocabulary.min_count).then(pl.int_range(1, pl.len() + 1)).otherwise(0)
             self.frame = ordered.with_columns(row.cast(pl.Int32).alias("row")).select("id", "row", "count")
             rows = int(self.frame["row"].max() or 0) + 1  # pyright: ignore[reportArgumentType]
         else:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr_rec.errors import ConfigError
-from ctr_rec.prepare.recipe import load_data_recipe, schema_beside
+from ctr_rec.errors import ConfigError, DataError
+from ctr_rec.prepare.recipe import load_data_recipe, read_raw, schema_beside
 from ctr_rec.schema.log import Split
 
 SCHEMA = (
@@ -59,6 +59,27 @@ def test_each_fault_of_a_recipe_is_named(tmp_path: Path, schema: str, build: str
     with pytest.raises(ConfigError) as caught:
         load_data_recipe(folder(tmp_path, schema, build))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "words"),
+    [
+        ("def read(raw):\n    raise KeyError('x')\n", ConfigError, "raises KeyError: 'x'; mend the recipe"),
+        ("def read(raw):\n    return 3\n", ConfigError, "must return a RawLog, got int"),
+        (
+            "from ctr_rec.errors import DataError\ndef read(raw):\n    raise DataError('own words')\n",
+            DataError,
+            "own words",
+        ),
+    ],
+)
+def test_a_recipe_that_fails_is_named(tmp_path: Path, build: str, error: type[Exception], words: str) -> None:
+    recipe = load_data_recipe(folder(tmp_path, build=build))
+    with pytest.raises(error) as caught:
+        read_raw(recipe, tmp_path)
+    assert words in str(caught.value)
+    with pytest.raises(DataError, match=r"nowhere does not exist.*README"):
+        read_raw(recipe, tmp_path / "nowhere")
 
 
 def test_a_folder_without_files_is_no_recipe(tmp_path: Path) -> None:
