@@ -18,7 +18,7 @@ from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
 from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
-from ctr_rec.train.optimizers import DenseOptimizer
+from ctr_rec.train.optimizers import DenseOptimizer, Schedule
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 LOG = "logs/movielens_1m"
@@ -76,13 +76,14 @@ def hstu() -> Run:
     """Whole users packed: every impression of a user in one pass, two layers over a window of 256 events."""
     return Run(
         name="hstu",
-        data=DataConfig(log=LOG, label="liked", batches=Packed(tokens=16384, context=512)),
+        data=DataConfig(log=LOG, label="liked", batches=Packed(tokens=8192, context=512)),
         tower=HSTUConfig(),
         embedding=EmbeddingSettings(dim=32, exclude=COUNTERS),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
-        train=TrainConfig(epochs=4),
-        validation=Validation(metric="auc", patience=1),
+        schedule=Schedule(warmup_steps=20, decay="linear"),
+        train=TrainConfig(epochs=2),
+        validation=Validation(metric="auc"),
         checkpoint=Checkpointing(keep=1),
     )
 
@@ -124,6 +125,16 @@ def _small(run: Run) -> Run:
     data = run.data.model_copy(update={"log": "logs/movielens_100k", "batches": batches})
     train = run.train.model_copy(update={"epochs": 4, "log_every": 20})
     return run.model_copy(update={"name": f"{run.name}_100k", "data": data, "train": train})
+
+
+def mlp_100k() -> Run:
+    """`mlp` on MovieLens-100K."""
+    return _small(mlp())
+
+
+def dcn_v2_100k() -> Run:
+    """`dcn_v2` on MovieLens-100K."""
+    return _small(dcn_v2())
 
 
 def din_100k() -> Run:
