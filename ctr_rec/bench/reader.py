@@ -48,8 +48,8 @@ def run(emit: Emit, log: Path | None = None) -> None:
             scan = _scan_of(folder, manifest, case.columns)
             timings = measure({"reader": lambda c=case: _exhaust(c.reader.batches(0)), "scan": scan}, runs=3)
             _emit_rates(emit, case, timings)
+            _emit_bytes(emit, case, timings, _bytes_scanned(folder, manifest, case.columns))
             if case.name.startswith("pointwise"):
-                _emit_bytes(emit, case, timings, _bytes_scanned(folder, manifest, case.columns))
                 _emit_din(emit, case, timings["reader"], spec)
 
 
@@ -72,8 +72,8 @@ def _cases(folder: Path, manifest: LogManifest, spec: SparseSpec) -> list[Case]:
     for name, batches, own in fills:
         config = DataConfig(log=str(folder), label=label, batches=batches, channels=own, workers=0)
         reader = Reader(config, spec, "train", seed=0)
-        cases.append(Case(f"{schema.name}, {name}", reader, columns, reader.num_impressions()))
-    return [Case(c.name.partition(", ")[2] + f", {schema.name}", c.reader, c.columns, c.impressions) for c in cases]
+        cases.append(Case(f"{name}, {schema.name}", reader, columns, reader.num_impressions()))
+    return cases
 
 
 def _scan_of(folder: Path, manifest: LogManifest, columns: list[str]) -> Callable[[], object]:

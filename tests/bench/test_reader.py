@@ -33,5 +33,6 @@ def test_it_emits_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("pointwise", ">= 0.5"),
         ("pointwise", ">= 10"),
         ("packed", ">= 0.5"),
+        ("packed", ">= 0.5"),
     ]
     assert all(r.value > 0 and r.baseline and r.ratio == pytest.approx(r.value / r.baseline, rel=0.01) for r in found)
