@@ -26,7 +26,6 @@ def step(parallel: Parallel, dense: torch.optim.Optimizer, number: int) -> float
     """One step as the trainer takes it; returns the loss of the global batch."""
     group = parallel.group
     batch = share(global_batch(number), number, group.index, group.size)
-    parallel.fused_optimizer.zero_grad()
     dense.zero_grad()
     per_impression = binary_cross_entropy_with_logits(parallel.model(batch), batch.label, reduction="none")
     local = (per_impression * batch.weight).sum()
