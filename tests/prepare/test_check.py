@@ -94,6 +94,25 @@ def test_each_changed_value_is_found(log: Path, file: str, column: str, edit: An
         assert word in str(caught.value)
 
 
+def test_ties_in_time_go_by_request_and_item(log: Path) -> None:
+    times = pq.read_table(log / PART, columns=["time", "item"]).to_pylist()
+    row, at = next(
+        (row, k)
+        for row, user in enumerate(times)
+        for k in range(1, len(user["time"]))
+        if user["time"][k] == user["time"][k - 1] and user["item"][k] != user["item"][k - 1]
+    )
+
+    def swap(values: list[Any]) -> None:
+        values[row][at - 1], values[row][at] = values[row][at], values[row][at - 1]
+
+    for column in ("item", "request", "request_time"):
+        change(log, PART, column, swap)
+    with pytest.raises(DataError, match=r"sorted by \(time, request, item\)") as caught:
+        check(log)
+    assert f"row {row}:" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
