@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ctr_rec.errors import DataError
 from ctr_rec.evaluate import charts
 from ctr_rec.evaluate.predictions import Predictions
-from ctr_rec.evaluate.results import TEST_SCORED, now, test_scorings
+from ctr_rec.evaluate.results import TEST_SCORED, now, read_test_scorings
 from ctr_rec.metrics.probability import reliability_bins
 from ctr_rec.schema.manifest import SPLITS
 
@@ -87,7 +87,7 @@ def read_folder(run_dir: Path) -> Folder:
         clean_stop=_json(run_dir / "clean-stop.json"),
         lines=_lines(run_dir / "metrics.jsonl"),
         metrics={split: found for split, found in metrics.items() if found is not None},
-        scorings=test_scorings(run_dir),
+        scorings=read_test_scorings(run_dir),
     )
 
 

@@ -87,12 +87,12 @@ def save(run_dir: Path, results: Results, predictions: Predictions, log: str, ma
 def count_test_scoring(run_dir: Path, by: str) -> int:
     """Adds one to the run's count of test scorings; returns the count. by: what scored, for the list."""
     path = run_dir / TEST_SCORED
-    scored = [*test_scorings(run_dir), {"at": now(), "by": by}]
+    scored = [*read_test_scorings(run_dir), {"at": now(), "by": by}]
     write_json(path, {"times": len(scored), "scored": scored})
     return len(scored)
 
 
-def test_scorings(run_dir: Path) -> list[dict[str, str]]:
+def read_test_scorings(run_dir: Path) -> list[dict[str, str]]:
     """When the test range was scored, and by what. Raises DataError when the count was damaged."""
     path = run_dir / TEST_SCORED
     if not path.is_file():
