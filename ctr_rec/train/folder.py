@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctr_rec.checkpoint.history import committed
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
 from ctr_rec.train.run import Run
@@ -61,11 +62,14 @@ class RunFolder:
     def predictions(self, split: str) -> Path:
         return self.path / "predictions" / f"{split}.parquet"
 
-    def open(self, run: Run, resume: bool) -> None:
+    def open(self, run: Run, resume: bool) -> bool:
         """Makes the folder, or checks that it holds the same run. Call on one rank only.
 
+        Returns whether there is a checkpoint to go on from. A resumed run that has none yet starts anew, so that a
+        launcher can give `--resume` at every try.
+
         Raises:
-            ConfigError: not writable; not empty without resume; nothing to resume; another run than the saved one.
+            ConfigError: not writable; not empty without resume; holds something else than a run, or another run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -76,12 +80,13 @@ class RunFolder:
             raise ConfigError(f"run folder {self.path} is not writable; choose another --run-dir")
         if filled and not resume:
             raise ConfigError(f"run folder {self.path} is not empty; add --resume to go on or choose another --run-dir")
-        if resume and not self.config.is_file():
-            raise ConfigError(f"nothing to resume in {self.path}: it has no config.json; start it without --resume")
-        if resume:
+        if filled and not self.config.is_file():
+            raise ConfigError(f"nothing to resume in {self.path}: it has no config.json; choose another --run-dir")
+        if filled:
             self._same_run(run)
         self.clean_stop.unlink(missing_ok=True)
         write_json(self.config, run.model_dump(mode="json"))
+        return bool(committed(self.path))
 
     def load_run(self) -> Run:
         """The saved run. Raises ConfigError when the folder holds none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 
@@ -15,6 +16,8 @@ from ctr_rec.train.environment import environment
 from ctr_rec.train.folder import RunFolder, write_json
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
+
+T = TypeVar("T")
 
 
 def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool) -> int:
@@ -33,14 +36,13 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool) -> Outcome:
     """Trains on this rank of an open group and leaves the whole truth in the run folder."""
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    on_main(group, lambda: folder.open(run, resume))
+    goes_on = on_main(group, lambda: folder.open(run, resume))
     built = build(run, group)
     seed_everything(run.train.seed, group.index)
     trainer = Trainer(run, folder, built)
     if group.is_main:
         _describe(folder, built)
-    if resume:
-        trainer.resume()
+    trainer.start(goes_on)
     outcome = trainer.fit()
     if group.is_main:
         write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})
@@ -48,17 +50,21 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool) -> Outcome:
     return outcome
 
 
-def on_main(group: Group, action: Callable[[], None]) -> None:
-    """Does something once; what it raises is raised on every rank, so that none waits for a rank that is gone."""
-    error: CtrRecError | None = None
+def on_main(group: Group, action: Callable[[], T]) -> T:
+    """Does something once and returns the result on every rank.
+
+    What it raises is raised on every rank, so that none waits for a rank that is gone.
+    """
+    outcome: T | CtrRecError | None = None
     if group.is_main:
         try:
-            action()
+            outcome = action()
         except CtrRecError as caught:
-            error = caught
-    error = group.broadcast_object(error)
-    if error is not None:
-        raise error
+            outcome = caught
+    outcome = group.broadcast_object(outcome)
+    if isinstance(outcome, CtrRecError):
+        raise outcome
+    return cast("T", outcome)
 
 
 def _describe(folder: RunFolder, built: Built) -> None:

@@ -151,7 +151,8 @@ class Record:
         """One JSON line, flushed, and the same numbers as TensorBoard scalars below `kind`."""
         if self._jsonl is None or self._board is None:
             return
-        self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        plain = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+        self._jsonl.write(json.dumps({"kind": kind, "step": step, **plain}, allow_nan=False) + "\n")
         self._jsonl.flush()
         for name, value in values.items():
             if isinstance(value, (int, float)) and np.isfinite(value):

@@ -69,10 +69,13 @@ class Trainer:
         if run.train.max_steps is not None:
             self.total_steps = min(self.total_steps, run.train.max_steps)
 
-    def resume(self) -> None:
-        """Goes on from the last checkpoint; raises CheckpointError when there is none that belongs to this run."""
-        state = self.checkpoints.load_last(self.log)
-        self.position = Position(**state)
+    def start(self, goes_on: bool) -> None:
+        """From the last checkpoint where there is one, else from the beginning; forgets what was logged after it.
+
+        Raises CheckpointError when the checkpoint is damaged or does not belong to this run.
+        """
+        if goes_on:
+            self.position = Position(**self.checkpoints.load_last(self.log))
         if self.group.is_main:
             self.folder.forget_after(self.position.step)
             forget_seen_after(self.folder.seen, self.position.step)

@@ -24,7 +24,8 @@ def test_a_filled_folder_needs_resume(tmp_path: Path) -> None:
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nothing to resume in .*start it without --resume"):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"nothing to resume in .*choose another --run-dir"):
         RunFolder(tmp_path).open(small_run(Path("log")), resume=True)
 
 
