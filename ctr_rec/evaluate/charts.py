@@ -139,8 +139,10 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
 
 def _svg(draw: Callable[..., None], panels: int, size: tuple[float, float]) -> str:
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        # Fixed margins: a layout engine would draw everything a second time to measure it.
+        figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
+        figure.subplots_adjust(left=0.065, right=0.985, bottom=0.62 / size[1], top=1 - 0.3 / size[1], wspace=0.2)
         draw(*figure.subplots(1, panels, squeeze=False)[0])
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

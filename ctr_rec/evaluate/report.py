@@ -23,19 +23,30 @@ from ctr_rec.schema.manifest import SPLITS
 TEMPLATE = Path(__file__).with_name("report.html")
 HEADLINE = ("auc", "gauc", "logloss", "ne", "calibration")
 NUM_BINS = 15
+# Slices that are drawn; the others are tables.
+DRAWN = ("history length", "item")
 # Where a reader should be warned: beyond these, figures are worth less than they look.
 MISCALIBRATED, DATA_WAIT, PAST_BEST, FEW_USERS = 0.1, 0.2, 0.005, 200
 
 
+@dataclass(frozen=True)
+class Block:
+    """A drawing, a table, or a drawing with its figures as a table. chart: an SVG element."""
+
+    title: str = ""
+    chart: Markup | None = None
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
 @dataclass
 class Part:
-    """A section: its drawings and tables, or why it is absent. tables: (title, headings, rows)."""
+    """A section: its blocks, or why it is absent."""
 
     title: str
     absent: str = ""
     note: str = ""
-    charts: list[Markup] = field(default_factory=list)
-    tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -112,9 +123,7 @@ def context(folder: Folder) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["zip"] = zip
-    return environment
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _status(folder: Folder) -> str:
@@ -219,7 +228,7 @@ def _training(folder: Folder) -> Part:
     if not folder.lines:
         part.absent = f"no metrics.jsonl in {folder.path}: the run has not come to its first log line yet"
     else:
-        part.charts.append(Markup(charts.curves(folder.lines)))
+        part.blocks.append(Block(chart=Markup(charts.curves(folder.lines))))
     return part
 
 
@@ -229,7 +238,7 @@ def _throughput(folder: Folder) -> Part:
     if not train:
         part.absent = f"no training line in metrics.jsonl of {folder.path}; `ctr-rec train` writes them"
         return part
-    part.charts.append(Markup(charts.throughput(folder.lines)))
+    part.blocks.append(Block(chart=Markup(charts.throughput(folder.lines))))
     last = train[-1]
     part.note = (
         f"Last interval: {last['impressions_per_s']:,.0f} impressions/s, {last['tokens_per_s']:,.0f} tokens/s, density "
@@ -247,10 +256,9 @@ def _quality(folder: Folder, split: str) -> list[Part]:
         return [Part(f"Quality on {split}", absent=why)]
     part = Part(f"Quality on {split}")
     for slicing in found["slices"]:
-        if not slicing["buckets"]:
-            continue
-        part.tables.append((f"By {slicing['by']}", *_slice_table(slicing["buckets"])))
-        part.charts.append(Markup(charts.bars(slicing["buckets"], found["metrics"])))
+        buckets = slicing["buckets"]
+        drawn = Markup(charts.bars(buckets, found["metrics"])) if slicing["by"] in DRAWN and buckets else None
+        part.blocks.append(Block(f"By {slicing['by']}", drawn, *_slice_table(buckets)))
     part.note = "GAUC inside a bucket orders only those impressions of a user that fell in it."
     return [part, _calibration(folder, split)]
 
@@ -263,23 +271,22 @@ def _calibration(folder: Folder, split: str) -> Part:
         return part
     rows = Predictions.load(path)
     bins = reliability_bins(rows.label, rows.logit, num_bins=NUM_BINS)
-    part.charts.append(Markup(charts.reliability(bins)))
+    part.blocks.append(Block(chart=Markup(charts.reliability(bins))))
     return part
 
 
-def _slice_table(buckets: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    headings = ["", "impressions", "share", "users", *HEADLINE]
-    rows = [
-        [
-            bucket["name"],
+def _slice_table(buckets: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    rows = tuple(
+        (
+            str(bucket["name"]),
             f"{bucket['impressions']:,}",
             f"{bucket['share']:.1%}",
             f"{bucket['users']:,}",
             *(_shown(bucket["metrics"].get(key), 4) for key in HEADLINE),
-        ]
+        )
         for bucket in buckets
-    ]
-    return headings, rows
+    )
+    return ("", "impressions", "share", "users", *HEADLINE), rows
 
 
 def _placement(folder: Folder) -> Part:
@@ -294,10 +301,10 @@ def _placement(folder: Folder) -> Part:
         width = max(shard["offset"][1] + shard["size"][1] for shard in shards)
         ranks = ", ".join(str(rank) for rank in sorted({shard["rank"] for shard in shards}))
         size = f"{height * width * 4 / 2**20:,.2f}"
-        rows.append([table["table"], f"{height:,}", str(width), size, table["sharding"], table["kernel"], ranks])
-    headings = ["table", "rows", "width", "MiB", "sharding", "kernel", "ranks"]
+        rows.append((table["table"], f"{height:,}", str(width), size, table["sharding"], table["kernel"], ranks))
+    headings = ("table", "rows", "width", "MiB", "sharding", "kernel", "ranks")
     title = f"{folder.plan['world_size']} rank(s), {folder.plan['device']}"
-    part.tables.append((title, headings, rows))
+    part.blocks.append(Block(title, None, headings, tuple(rows)))
     return part
 
 
