@@ -131,11 +131,12 @@ def test_event_ends_cover_an_event_its_ties_and_all_before(log: Log, batches: Po
 
 
 @BOTH
-def test_every_input_is_the_stored_one(log: Log, batches: Pointwise | Packed) -> None:
-    folder, manifest, spec = log
+@pytest.mark.parametrize("delay", [0, 25])
+def test_every_input_is_the_stored_one(log: Log, late_log: Log, batches: Pointwise | Packed, delay: int) -> None:
+    folder, manifest, spec = chosen = late_log if delay else log
     expected = truths(folder, manifest, "train")
     by_dwell = {e["dwell"]: e for t in expected.values() for e in [*t.visible, t.event]}
-    for batch in reader(log, batches).batches(0):
+    for batch in reader(chosen, batches).batches(0):
         _check_events(batch, by_dwell)
         _check_impressions(batch, [expected[i] for i in batch.impression_id.tolist()])
         for table in spec.collection():
