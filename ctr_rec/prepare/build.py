@@ -124,6 +124,8 @@ def prepare_log(
             users = _arrange_and_count(work)
             manifest = _encode_and_write(work, log, temporary, row_group_events, users)
             shutil.rmtree(work.folder)
+            for path in log.beside:
+                shutil.copyfile(path, temporary / path.name)
             _write_manifest(temporary, manifest)
             with work.progress.stage("check", 1) as advance:
                 check(temporary)

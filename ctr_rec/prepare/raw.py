@@ -29,12 +29,14 @@ class RawLog:
     users: `user_id` and the user features, one row per user. None where the schema has no user feature.
     items: `item_id` and the item features, one row per item. None where the schema has no item feature.
     sources: files whose size and SHA-256 go into the manifest.
+    beside: files copied into the prepared log as they are; no model reads them.
     """
 
     events: pl.LazyFrame
     users: pl.LazyFrame | None = None
     items: pl.LazyFrame | None = None
     sources: Sequence[Path] = field(default_factory=tuple)
+    beside: Sequence[Path] = field(default_factory=tuple)
 
     def name(self) -> str:
         """The source files in words, for messages."""

@@ -1,0 +1,132 @@
+"""The synthetic log, prepared: its probabilities are the stated function of what the stored log lets one see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ctr_rec.batch.planted import CLICK, FOLLOW, LIKE, SEARCH, SHOWN, SyntheticConfig, World, make_world
+from ctr_rec.errors import ConfigError, DataError
+from ctr_rec.metrics.ranking import auc
+from ctr_rec.prepare.synthetic import TRUTH, best_metrics, log_schema, read_raw, true_probabilities, write_log
+
+CONFIG = SyntheticConfig(users=40, items=30, requests_per_user=6)
+LATE = CONFIG.model_copy(update={"dwell": 40, "interleave": 0.7, "action_delay": 90, "seed": 5, "nth": 2})
+
+
+class Past(NamedTuple):
+    """A visible event."""
+
+    item: int
+    action: int
+    time: int
+
+
+def naive_logit(config: SyntheticConfig, world: World, past: list[Past], item: int, now: int) -> float:
+    """The formulas of batch/planted.py, one event after the other. past: oldest first."""
+
+    def taste(other: int) -> float:
+        return float(world.taste[item] @ world.taste[other]) - 1 / config.groups
+
+    def faded(kinds: tuple[int, ...], value: Callable[[Past], float]) -> float:
+        newest_first = [e for e in reversed(past) if e.action in kinds]
+        return sum((1 - config.fade) * config.fade**k * value(e) for k, e in enumerate(newest_first))
+
+    e, hour = config.effects, now % 86_400 / 3_600
+    follows = [p.item for p in past if p.action == FOLLOW]
+    tau = config.tau_hours * 3_600
+    logit = config.bias + e.long_term * sum(map(taste, follows)) / config.onboarding
+    logit += e.drift * faded((CLICK, LIKE), lambda p: taste(p.item))
+    logit += e.time_gap * sum(taste(p.item) * math.exp((p.time - now) / tau) / 2 for p in past if p.action in SHOWN)
+    logit += e.action_kind * faded((CLICK, LIKE), lambda p: taste(p.item) * (1 if p.action == LIKE else -1))
+    logit += e.position * taste(past[-config.nth].item) if len(past) >= config.nth else 0
+    logit += e.content * faded(SHOWN, lambda p: float(world.content[item] @ world.content[p.item]))
+    logit += e.channel * (faded((SEARCH,), lambda p: taste(p.item)) - faded(SHOWN, lambda p: taste(p.item)))
+    logit += e.time_of_day * math.cos((hour - world.peak[world.group[item]]) * math.pi / 12)
+    return logit + e.popularity * world.popularity[item]
+
+
+@pytest.mark.parametrize("config", [CONFIG, LATE], ids=["at once", "late and interleaved"])
+def test_probabilities_are_what_the_visible_history_says(config: SyntheticConfig, tmp_path: Path) -> None:
+    write_log(config, tmp_path / "raw", tmp_path / "log")
+    world = make_world(config)
+    raw_item = pl.read_parquet(tmp_path / "log" / "items" / "items.parquet")["item_id"].to_list()
+    expected = []
+    for row in pl.read_parquet(tmp_path / "log" / "events" / "part-00000.parquet").iter_rows(named=True):
+        events = [Past(raw_item[i], a, t) for i, a, t in zip(row["item"], row["action"], row["time"], strict=True)]
+        for position, event in enumerate(events):
+            if row["impression"][position]:
+                request_time = row["request_time"][position]
+                past = [e for e in events if e.time + config.action_delay < request_time]
+                expected.append(naive_logit(config, world, past, event.item, request_time))
+    p = true_probabilities(tmp_path / "log")["p"].to_numpy()
+    assert len(p) > 500
+    np.testing.assert_allclose(np.log(p / (1 - p)), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_truth_cannot_be_beaten(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"users": 300})
+    write_log(config, tmp_path / "raw", tmp_path / "log")
+    rows = true_probabilities(tmp_path / "log").filter(pl.col("split") == "test")
+    best = best_metrics(tmp_path / "log", "test")
+    assert best["impressions"] == rows.height
+    assert best["auc"] == pytest.approx(auc(rows["label"].to_numpy(), rows["p"].to_numpy()))
+    noise = np.random.default_rng(0).normal(size=rows.height)
+    assert best["auc"] > auc(rows["label"].to_numpy(), rows["p"].to_numpy() + 0.2 * noise) + 0.01
+    assert 0.9 < best["calibration"] < 1.1
+
+
+def test_the_prepared_log_is_the_same_every_time(tmp_path: Path) -> None:
+    first = write_log(LATE, tmp_path / "raw", tmp_path / "log")
+    again = write_log(LATE, tmp_path / "other", tmp_path / "log2")
+    assert first.fingerprint == again.fingerprint
+    assert first.data_schema.action_delay == 90
+    assert (tmp_path / "log" / TRUTH).read_bytes() == (tmp_path / "log2" / TRUTH).read_bytes()
+
+
+def test_raw_files_are_made_once_and_again_for_other_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "config.json").write_text(CONFIG.model_dump_json())
+    config, log = read_raw(folder)
+    assert config == CONFIG
+    made = (folder / "events.parquet").stat().st_mtime_ns
+    read_raw(folder)
+    assert (folder / "events.parquet").stat().st_mtime_ns == made
+    (folder / "config.json").write_text('{"users": 10, "requests_per_user": 2}')
+    _, log = read_raw(folder)
+    assert log.events.select(pl.col("user_id").n_unique()).collect().item() == 10
+
+
+def test_a_file_of_settings_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text('{"users": 10, "requests_per_user": 2}')
+    config, log = read_raw(tmp_path / "tiny.json")
+    assert config.users == 10
+    assert log.events.select(pl.col("user_id").n_unique()).collect().item() == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.json"]
+    (tmp_path / "tiny.json").write_text('{"user": 10}')
+    with pytest.raises(ConfigError, match=r"tiny.json: user: extra inputs"):
+        read_raw(tmp_path / "tiny.json")
+
+
+def test_a_log_without_truth_says_so(tmp_path: Path) -> None:
+    write_log(CONFIG, tmp_path / "raw", tmp_path / "log")
+    with pytest.raises(ConfigError, match="expected one of train, valid, test, got 'tset'"):
+        best_metrics(tmp_path / "log", "tset")
+    write_log(CONFIG.model_copy(update={"seed": 2}), tmp_path / "raw2", tmp_path / "log2")
+    (tmp_path / "log" / TRUTH).write_bytes((tmp_path / "log2" / TRUTH).read_bytes())
+    with pytest.raises(DataError, match=r"have no probability there.*belongs to another log"):
+        best_metrics(tmp_path / "log")
+    (tmp_path / "log" / TRUTH).unlink()
+    with pytest.raises(DataError, match=r"expected truth.parquet beside the log, found none"):
+        best_metrics(tmp_path / "log")
+
+
+def test_features_do_not_tell_the_truth() -> None:
+    assert [f.name for f in log_schema(CONFIG).features] == ["item", "group", "content"]
