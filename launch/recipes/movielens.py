@@ -18,7 +18,7 @@ from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
 from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
-from ctr_rec.train.optimizers import DenseOptimizer, Schedule
+from ctr_rec.train.optimizers import DenseOptimizer
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 LOG = "logs/movielens_1m"
@@ -76,14 +76,13 @@ def hstu() -> Run:
     """Whole users packed: every impression of a user in one pass, two layers over a window of 256 events."""
     return Run(
         name="hstu",
-        data=DataConfig(log=LOG, label="liked", batches=Packed(tokens=8192, context=512)),
+        data=DataConfig(log=LOG, label="liked", batches=Packed(tokens=16384, context=512)),
         tower=HSTUConfig(),
         embedding=EmbeddingSettings(dim=32, exclude=COUNTERS),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
-        schedule=Schedule(warmup_steps=20, decay="linear"),
-        train=TrainConfig(epochs=2),
-        validation=Validation(metric="auc"),
+        train=TrainConfig(epochs=4),
+        validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )
 
