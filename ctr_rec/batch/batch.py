@@ -18,7 +18,7 @@ users) are two ways to fill the same type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +104,13 @@ class Batch:
     global_impressions: int
     global_events: int
 
-    @property
-    def collection_input(self) -> KeyedJaggedTensor:
-        """Distinct rows of every table as one KJT of stride 1: the lookup of the embedding collection."""
+    def rows_input(self, tables: Sequence[str]) -> KeyedJaggedTensor:
+        """Distinct rows of these tables as one KJT of stride 1: the look-up of an embedding collection."""
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-        rows = list(self.tables.values())
+        rows = [self.tables[table] for table in tables]
         lengths = torch.tensor([r.shape[0] for r in rows], dtype=torch.int64, device=self.label.device)
-        return KeyedJaggedTensor(keys=list(self.tables), values=torch.cat(rows), lengths=lengths, stride=1)
+        return KeyedJaggedTensor(keys=list(tables), values=torch.cat(rows), lengths=lengths, stride=1)
 
     @property
     def bag_input(self) -> KeyedJaggedTensor:

@@ -13,6 +13,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.bench.record import Emit, Timing, measure
 from ctr_rec.bench.synthetic import CHANNEL, Shape, item_batch, item_spec
 from ctr_rec.errors import ConfigError
+from ctr_rec.layers.embedding import SparseFront
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.sharding.group import Group, open_group
@@ -73,10 +74,9 @@ def step(parallel: Parallel, dense: torch.optim.Optimizer, batch: Batch) -> None
 
 def _table_step(parallel: Parallel, rows: int, shape: Shape) -> Callable[[], object]:
     front = parallel.module.front
-    assert isinstance(front, torch.nn.Module)
-    collection = front.collection
-    assert isinstance(collection, torch.nn.Module)
-    batches = cycle([item_batch(shape, rows, seed).collection_input for seed in range(BATCHES)])
+    assert isinstance(front, SparseFront)
+    ((name, collection),) = front.collections.items()
+    batches = cycle([item_batch(shape, rows, seed).rows_input(front.tables[name]) for seed in range(BATCHES)])
 
     def once() -> None:
         values = collection(next(batches))["item"].values()

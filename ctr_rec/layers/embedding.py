@@ -30,17 +30,19 @@ class Embedded:
 class SparseFront(nn.Module):
     """Looks each distinct row up once, then spreads it to items, events and impressions.
 
-    `collection` has one feature per table, named like it, whose ids are the batch's distinct rows; `bags` has one
-    feature per profile feature. Both are built on `device` ("meta" where `sharding/` places them later) and are what
-    TorchRec's planner shards; either is None when the log has no such table.
+    `collections` holds one embedding collection per width (TorchRec asks for one width in each), with one feature per
+    table, named like it, whose ids are the batch's distinct rows; `bags` has one feature per profile feature, None
+    without such features. All are built on `device` ("meta" where `sharding/` places them later) and are what
+    TorchRec's planner shards.
     """
 
     def __init__(self, spec: SparseSpec, device: torch.device | str = "meta") -> None:
         super().__init__()
-        rows = [
-            EmbeddingConfig(name=t.name, embedding_dim=t.dim, num_embeddings=t.rows, feature_names=[t.name])
-            for t in spec.collection()
-        ]
+        widths: dict[int, list[EmbeddingConfig]] = {}
+        for t in spec.collection():
+            config = EmbeddingConfig(name=t.name, embedding_dim=t.dim, num_embeddings=t.rows, feature_names=[t.name])
+            widths.setdefault(t.dim, []).append(config)
+        self.tables = {f"width_{dim}": tuple(c.name for c in configs) for dim, configs in widths.items()}
         bags = [
             EmbeddingBagConfig(
                 name=t.name,
@@ -52,14 +54,18 @@ class SparseFront(nn.Module):
             for t in spec.tables
             if t.bags
         ]
-        self.collection = EmbeddingCollection(tables=rows, device=torch.device(device)) if rows else None
+        self.collections = nn.ModuleDict(
+            {
+                f"width_{dim}": EmbeddingCollection(tables=configs, device=torch.device(device))
+                for dim, configs in widths.items()
+            }
+        )
         self.bags = EmbeddingBagCollection(tables=bags, device=torch.device(device)) if bags else None
 
     def forward(self, batch: Batch) -> Embedded:
-        rows = {}
-        if self.collection is not None:
-            found = self.collection(batch.collection_input)
-            rows = {table: found[table].values() for table in batch.tables}
+        # All look-ups are under way before the first is waited for.
+        found = {name: lookup(batch.rows_input(self.tables[name])) for name, lookup in self.collections.items()}
+        rows = {table: found[name][table].values() for name, tables in self.tables.items() for table in tables}
         # By key: the order of a pooled KeyedTensor's values depends on the sharding plan.
         users = self.bags(batch.bag_input).to_dict() if self.bags is not None else {}
         return Embedded(

@@ -27,8 +27,19 @@ def _rows(table: Tensor, ids: Ids) -> Tensor:
 
 def test_parameter_names_are_torchrecs() -> None:
     names = {name for name, _ in SparseFront(SPEC, "cpu").named_parameters()}
-    collection = {f"collection.embeddings.{t}.weight" for t in ("genre", "item", "slot")}
-    assert names == {*collection, "bags.embedding_bags.user.weight"}
+    rows = {f"collections.width_{SPEC.table(t).dim}.embeddings.{t}.weight" for t in ("genre", "item", "slot")}
+    assert names == {*rows, "bags.embedding_bags.user.weight"}
+
+
+def test_tables_of_different_widths_live_side_by_side() -> None:
+    tables = tuple(t.model_copy(update={"dim": 3}) if t.name == "genre" else t for t in SPEC.tables)
+    front = SparseFront(SPEC.model_copy(update={"tables": tables}), "cpu")
+    weights = _tables(front)
+    batch = make_batch(random_log(0), Filling.PACKED)
+    out = front(batch)
+    assert out.items["genres"].shape[1] == 3
+    for name, ids in batch.items.ids.items():
+        torch.testing.assert_close(out.items[name], _rows(weights[ids.table], ids))
 
 
 def test_looks_up_every_level() -> None:
