@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ctr_rec.metrics.probability import ReliabilityBin
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2f6db3", "#d9822b", "#2d8659", "#c9d1d9", "#24292f"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ctr-rec",
     "font.family": "sans-serif",

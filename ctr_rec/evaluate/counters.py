@@ -129,7 +129,7 @@ class Counters:
         above = _log_odds(_rate(count, positives, user_rate)) - _log_odds(user_rate)
         size = len(number)
         mean = np.bincount(event, above, size) / np.maximum(number, 1)
-        return mean, np.bincount(event, count, size)
+        return mean, np.bincount(event, count, size).astype(np.float64)
 
 
 INPUTS: dict[str, tuple[Callable[[Counters], FloatArray], ...]] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ctr_rec.batch.columns import Column, Int64
+from ctr_rec.batch.columns import Array, Column, Int64
 from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, open_parquet
 from ctr_rec.batch.visibility import impression_ends
 from ctr_rec.errors import ConfigError, DataError
@@ -82,7 +82,7 @@ def _is_identity(column: Column) -> bool:
     return len(known) > 1 and len(np.unique(known)) == len(known)
 
 
-def _read(log: str, group: RowGroup, label: str, action_delay: int) -> dict[str, npt.NDArray[np.generic]]:
+def _read(log: str, group: RowGroup, label: str, action_delay: int) -> dict[str, Array]:
     path = join_path(log, group.file)
     name = f"label_{label}"
     frame = Frame(open_parquet(path), Place(path, group.index), ["user", *_LISTS, name])
@@ -102,7 +102,7 @@ def _read(log: str, group: RowGroup, label: str, action_delay: int) -> dict[str,
     }
 
 
-def _same(frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> npt.NDArray[np.generic]:
+def _same(frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> Array:
     values, own = frame.lists(name, dtype)
     if not np.array_equal(own, offsets):
         raise DataError(
