@@ -12,6 +12,7 @@ import os
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,7 +164,10 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> torch.dtype:
         kind, storage, key, *_ = pid
-        dtype = getattr(storage, "dtype", None)
+        with warnings.catch_warnings():
+            # A storage class says its dtype only with a deprecation notice that is none of the user's business.
+            warnings.simplefilter("ignore")
+            dtype = getattr(storage, "dtype", None)
         if kind != "storage" or key != "0" or not isinstance(dtype, torch.dtype):
             _refuse(f"storage {key!r}")
         return dtype
