@@ -1,27 +1,45 @@
-"""DIN's attention: jagged and blocked against padded plain layers of the same widths, forward and backward.
+"""DIN: our attention, model step and training loop against padded plain layers and against FuxiCTR's loop.
 
 Legend: N impressions, L padded history length, P pairs, T event vectors, D width.
 """
 
 from __future__ import annotations
 
-import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
+from ctr_rec.batch.batch import Batch
+from ctr_rec.batch.reader import Reader
+from ctr_rec.bench import din_loop, fuxictr_din
+from ctr_rec.bench.din_log import LAST, WIDTH, density, textbook_run, thin
+from ctr_rec.bench.din_step import both_sides, difference
+from ctr_rec.bench.padded_din import PaddedAttention
+from ctr_rec.bench.reader import write_synthetic
 from ctr_rec.bench.record import Emit, Timing, measure
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
+from ctr_rec.schema.manifest import load_manifest
+from ctr_rec.schema.table import SparseSpec, sparse_spec
+from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.train.run import Run
 
 NUM_IMPRESSIONS, NUM_EVENTS, CAP = 4096, 60_000, 100
 # Density of the padded form, shortest and longest history drawn, and what the model step is asked to reach.
 DENSITIES = ((0.68, 36, 100, ">= 2.5"), (0.25, 0, 50, ">= 5"))
 WIDTHS = (16, 32)
 SAME = 1e-4
+SPARSE = 0.25
+STEP_BATCHES, LOOP_BATCHES = 3, 20
+LOOP_GOAL = ">= 3"
+# Users and events of the log that stands in where none is given.
+SYNTHETIC = (6040, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -38,40 +56,103 @@ class Histories:
         return self.mask_NL.float().mean().item()
 
 
-class PaddedAttention(nn.Module):
-    """DIN's activation unit as commonly written: [t, h, t - h, t * h] of every padded position through plain layers."""
+def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
+    """Emit impressions/s of the attention alone, of the model step and of the whole training loop.
 
-    def __init__(self, width: int, settings: TargetAttentionSettings) -> None:
-        super().__init__()
-        widths = (4 * width, *settings.hidden)
-        layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
-        self.hidden = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
-        self.out = nn.Linear(settings.hidden[-1], 1)
-
-    def forward(self, target_ND: Tensor, event_NLD: Tensor, mask_NL: Tensor) -> Tensor:
-        target_NLD = target_ND[:, None].expand_as(event_NLD)
-        parts = [target_NLD, event_NLD, target_NLD - event_NLD, target_NLD * event_NLD]
-        score_NL = self.out(self.hidden(torch.cat(parts, dim=-1))).squeeze(-1) * mask_NL
-        return (score_NL[..., None] * event_NLD).sum(dim=1)
-
-    def take_weights(self, other: TargetAttention) -> None:
-        """Copy the jagged layer's weights, so that both compute one function."""
-        mine = [layer for layer in (*self.hidden, self.out) if isinstance(layer, nn.Linear)]
-        theirs = [layer for layer in (other.first, *other.hidden, other.out) if isinstance(layer, nn.Linear)]
-        for to, source in zip(mine, theirs, strict=True):
-            to.load_state_dict(source.state_dict())
-
-
-def run(emit: Emit, log: Path | None = None, runs: int = 7) -> None:
-    """Emit impressions/s of the attention alone, by width, density and threads. `log` is not used."""
-    del log
-    cores = torch.get_num_threads()
-    for threads in sorted({1, cores}):
+    log: whose histories step and loop read; without one they read a synthetic log of MovieLens-1M's size.
+    """
+    for threads in sorted({1, torch.get_num_threads()}):
         with num_threads(threads):
             for width in WIDTHS:
                 for _, shortest, longest, goal in DENSITIES:
                     histories = draw(NUM_IMPRESSIONS, NUM_EVENTS, shortest, longest, seed=0)
                     _attention(emit, histories, width, threads, goal, runs)
+    with _log(log) as folder, open_group("cpu") as group:
+        settings = textbook_run(folder, LOOP_BATCHES, NUM_IMPRESSIONS)
+        spec = sparse_spec(load_manifest(folder), settings.embedding)
+        reader = Reader(settings.data, spec, "train", settings.train.seed)
+        batches = list(islice(reader.batches(0), LOOP_BATCHES))
+        for threads in sorted({1, torch.get_num_threads()}):
+            with num_threads(threads):
+                _steps(emit, settings, spec, group, batches[:STEP_BATCHES], runs)
+        _loop(emit, settings, spec, group, batches, runs)
+
+
+@contextmanager
+def _log(log: Path | None) -> Iterator[Path]:
+    if log is not None:
+        yield log
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_synthetic(Path(folder), *SYNTHETIC)
+        yield Path(folder)
+
+
+def _steps(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Batch], runs: int) -> None:
+    """The log's own histories, then the newest part of each, so that a quarter of the rectangle is filled."""
+    whole = density(batches)
+    for goal, share in ((">= 2.5", 1.0), (">= 5", min(1.0, SPARSE / whole))):
+        thinned = [thin(batch, share) for batch in batches]
+        what = "its own histories" if share == 1.0 else "the newest part of its histories"
+        case = (
+            f"model step, width {WIDTH}, {what} (cap {LAST} a channel), {density(thinned):.0%} dense, "
+            f"threads {torch.get_num_threads()}"
+        )
+        sides = both_sides(run, spec, group, thinned)
+        emit("din", case, "relative difference of logits and gradients", difference(sides), "", goal=f"<= {SAME}")
+        timings = measure({name: side.steps for name, side in sides.items()}, runs=runs)
+        rows = sum(batch.num_impressions for batch in thinned)
+        _speed(emit, case, "impressions/s, look-up to update", rows, timings, "padded", goal)
+
+
+def _loop(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Batch], runs: int) -> None:
+    """In turn, FuxiCTR's `fit` over the same rows and our trainer, each with its own loader."""
+    rows = sum(batch.num_impressions for batch in batches)
+    name = load_manifest(run.data.log).data_schema.name
+    case = f"whole training loop, {rows:,} impressions of {name}, threads {torch.get_num_threads()}"
+    metric = "impressions/s, reader, step and records"
+    why = fuxictr_din.missing()
+    if why is not None:
+        speeds = [din_loop.impressions_per_second(run, group) for _ in range(runs)]
+        emit("din", f"{case}; {why}", metric, median(speeds), "1/s", min=min(speeds), max=max(speeds), runs=runs)
+        return
+    ours, theirs = [], []
+    with fuxictr_din.open_loop(batches, spec) as loop:
+        for _ in range(runs):
+            ours.append(din_loop.impressions_per_second(run, group))
+            theirs.append(loop.impressions / loop.seconds())
+    emit(
+        "din",
+        f"{case}, against FuxiCTR's",
+        metric,
+        median(ours),
+        "1/s",
+        baseline=median(theirs),
+        ratio=median(ours) / median(theirs),
+        goal=LOOP_GOAL,
+        min=min(ours),
+        max=max(ours),
+        runs=runs,
+    )
+
+    return load_manifest(run.data.log).data_schema.name
+
+
+def _speed(emit: Emit, case: str, metric: str, rows: int, timings: dict[str, Timing], baseline: str, goal: str) -> None:
+    ours, other = timings["ours"], timings[baseline]
+    emit(
+        "din",
+        case,
+        metric,
+        rows / ours.median,
+        "1/s",
+        baseline=rows / other.median,
+        ratio=other.median / ours.median,
+        goal=goal,
+        min=rows / ours.max,
+        max=rows / ours.min,
+        runs=ours.runs,
+    )
 
 
 @contextmanager
@@ -132,19 +213,5 @@ def _attention(emit: Emit, histories: Histories, width: int, threads: int, goal:
     forms = both_forms(histories, width)
     case = f"attention alone, width {width}, {histories.density:.0%} dense, threads {threads}"
     emit("din", case, "relative difference of outputs and gradients", largest_difference(forms), "", goal=f"<= {SAME}")
-    timings: dict[str, Timing] = measure(forms, runs=runs)
-    ours, padded = timings["ours"], timings["padded"]
-    rows = len(histories.mask_NL)
-    emit(
-        "din",
-        case,
-        "impressions/s, forward and backward",
-        rows / ours.median,
-        "1/s",
-        baseline=rows / padded.median,
-        ratio=padded.median / ours.median,
-        goal=goal,
-        min=rows / ours.max,
-        max=rows / ours.min,
-        runs=ours.runs,
-    )
+    timings = measure(forms, runs=runs)
+    _speed(emit, case, "impressions/s, forward and backward", len(histories.mask_NL), timings, "padded", goal)
