@@ -55,7 +55,7 @@ class Side:
 
 
 def both_sides(run: Run, spec: SparseSpec, group: Group, batches: list[Batch]) -> dict[str, Side]:
-    """The sides "ours" and "padded", beginning from the same values. Rectangles are made beforehand, as a loader would."""
+    """The sides "ours" and "padded", beginning from the same values. Rectangles are made beforehand, as by a loader."""
     config, channels = run.tower, tuple(run.data.channels)
     assert isinstance(config, DINConfig)
     assert run.dense.clip is not None
