@@ -8,7 +8,7 @@ group, blurred by `spread`), c_i its content vector and the newest event last, t
     long_term    mean of x_i . x_j over the user's follows, which lie before everything else
     drift        x_i . (mean of x_j over clicks and likes, faded by `fade` with every newer one)
     time_gap     sum over shown items of x_i . x_j exp(-(time since j) / tau) / 2
-    action_kind  the faded mean of drift, in which a like counts 1 and a plain click -1
+    action_kind  the faded mean of drift, in which a like counts 1 and a plain click -1/2
     position     x_i . x_j of the n-th last event, whatever it was
     content      c_i . (faded mean of c_j over shown items)
     channel      x_i . (faded mean over searches - faded mean over shown items)
@@ -196,7 +196,7 @@ def planted_traces(config: SyntheticConfig, world: World) -> list[Trace]:
         Trace(effects.long_term, taste, _weights(follow=follow), offset=mean),
         Trace(effects.drift, taste, _weights(click=new, like=new), fade, offset=mean),
         Trace(effects.time_gap, taste, _weights(**half), tau=config.tau_hours * HOUR, offset=mean),
-        Trace(effects.action_kind, taste, _weights(click=-new, like=new), fade, offset=mean),
+        Trace(effects.action_kind, taste, _weights(click=-new / 2, like=new), fade, offset=mean),
         Trace(effects.content, world.content, _weights(**shown), fade),
         Trace(effects.channel, taste, _weights(search=new), fade, offset=mean),
         Trace(-effects.channel, taste, _weights(**shown), fade, offset=mean),

@@ -44,7 +44,7 @@ def naive_logit(config: SyntheticConfig, world: World, past: list[Past], item: i
     logit = config.bias + e.long_term * sum(map(taste, follows)) / config.onboarding
     logit += e.drift * faded((CLICK, LIKE), lambda p: taste(p.item))
     logit += e.time_gap * sum(taste(p.item) * math.exp((p.time - now) / tau) / 2 for p in past if p.action in SHOWN)
-    logit += e.action_kind * faded((CLICK, LIKE), lambda p: taste(p.item) * (1 if p.action == LIKE else -1))
+    logit += e.action_kind * faded((CLICK, LIKE), lambda p: taste(p.item) * (1 if p.action == LIKE else -0.5))
     logit += e.position * taste(past[-config.nth].item) if len(past) >= config.nth else 0
     logit += e.content * faded(SHOWN, lambda p: float(world.content[item] @ world.content[p.item]))
     logit += e.channel * (faded((SEARCH,), lambda p: taste(p.item)) - faded(SHOWN, lambda p: taste(p.item)))

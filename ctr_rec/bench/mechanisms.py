@@ -1,0 +1,242 @@
+"""Mechanisms: for each planted effect of the synthetic log, a model that can see it against one that cannot.
+
+Both arms are trained alike and differ in one switch; the best AUC is that of the true click probabilities. All other
+effects are off, so what the arm without the mechanism finds is what leaks through its other inputs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
+from ctr_rec.batch.planted import CLICK, LIKE, SEARCH, SKIP, Effects, SyntheticConfig
+from ctr_rec.bench.record import Emit
+from ctr_rec.evaluate.compare import Comparison, compare
+from ctr_rec.evaluate.main import score
+from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.target_attention import TargetAttentionSettings
+from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
+from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.tower import Filling, TowerConfig
+from ctr_rec.prepare.synthetic import LABEL, best_metrics, write_log
+from ctr_rec.schema.table import EmbeddingSettings
+from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.sharding.plan import ShardingConfig
+from ctr_rec.sharding.tables import TableOptimizer
+from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.main import fit
+from ctr_rec.train.optimizers import DenseOptimizer, Schedule
+from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
+
+REACHED = ">= 0.9"
+TOLD_APART = ">= 0.02"
+NO_TIME = ContextSettings(use_time=False)
+SHOWN = (SKIP, CLICK, LIKE)
+WORLD = SyntheticConfig(users=2_000, items=300, requests_per_user=16, requests_sigma=0.4, spread=0.0)
+SHORT_LIVES = WORLD.model_copy(update={"requests_per_user": 10})
+MANY_ITEMS = WORLD.model_copy(update={"items": 20_000})
+SMALL_MLP = MLPSettings(hidden=(32,), dropout=0.0)
+NO_IDS = ("item", "content")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """tower, channels and features left out: what a run is made of beside the log."""
+
+    tower: TowerConfig
+    channels: dict[str, Channel]
+    exclude: tuple[str, ...] = NO_IDS
+
+    def run(self, name: str, log: Path, epochs: int, seed: int) -> Run:
+        """The whole run on a prepared log."""
+        packed = self.tower.filling is Filling.PACKED
+        batches = Packed(tokens=2_048, context=256) if packed else Pointwise(impressions=1_024)
+        return Run(
+            name=name,
+            data=DataConfig(log=str(log), label=LABEL, batches=batches, channels=self.channels),
+            tower=self.tower,
+            embedding=EmbeddingSettings(dim=8, init_std=0.3, exclude=self.exclude),
+            sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
+            dense=DenseOptimizer(lr=1e-2, clip=10.0),
+            schedule=Schedule(warmup_steps=20, decay="cosine", end=0.05),
+            train=TrainConfig(seed=seed, epochs=epochs, threads=1, log_every=1_000),
+            validation=Validation(metric="auc"),
+            checkpoint=Checkpointing(keep=1),
+        )
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """effect: the one that is planted, at this strength. model, switch: in words. on, off: with the mechanism, without."""
+
+    effect: str
+    strength: float
+    model: str
+    switch: str
+    on: Arm
+    off: Arm
+    world: SyntheticConfig = WORLD
+    epochs: int = 4
+
+    @property
+    def settings(self) -> SyntheticConfig:
+        """Of the log in which nothing else is planted."""
+        return self.world.model_copy(update={"effects": Effects(**{self.effect: self.strength})})
+
+
+def _din(
+    use_action: bool = True, use_age: bool = False, use_order: bool = False, context: ContextSettings = NO_TIME
+) -> DINConfig:
+    return DINConfig(
+        attention=TargetAttentionSettings(hidden=(32, 16)),
+        mlp=SMALL_MLP,
+        context=context,
+        use_action=use_action,
+        use_age=use_age,
+        use_order=use_order,
+        orders=32,
+    )
+
+
+def _hstu(use_action: bool = True, use_age: bool = False, use_order: bool = False, window: int = 64) -> HSTUConfig:
+    return HSTUConfig(
+        width=32,
+        layers=1,
+        heads=2,
+        window=window,
+        dropout=0.0,
+        mlp=SMALL_MLP,
+        context=NO_TIME,
+        use_action=use_action,
+        use_age=use_age,
+        use_order=use_order,
+    )
+
+
+def _mlp(context: ContextSettings = NO_TIME) -> MLPConfig:
+    return MLPConfig(mlp=SMALL_MLP, context=context)
+
+
+def mechanisms() -> list[Mechanism]:
+    """Every planted effect, with the models that have a mechanism for it."""
+    recent = {"recent": Channel(last=20)}
+    apart = {"searches": Channel(actions=(SEARCH,), last=10), "shown": Channel(actions=SHOWN, last=10)}
+    no_history = Arm(_mlp(), {})
+    plain = Arm(_din(use_action=True, use_order=True), recent)
+    action = Arm(_hstu(), {})
+    return [
+        Mechanism(
+            "long_term",
+            4.0,
+            "DIN",
+            "history of 80 events, not 10",
+            Arm(_din(), {"all": Channel(last=80)}),
+            Arm(_din(), {"recent": Channel(last=10)}),
+            SHORT_LIVES,
+        ),
+        Mechanism(
+            "long_term",
+            4.0,
+            "HSTU",
+            "window of 80 events, not 10",
+            Arm(_hstu(window=80), {}),
+            Arm(_hstu(window=10), {}),
+            SHORT_LIVES,
+        ),
+        Mechanism("drift", 5.0, "DIN", "a history", plain, no_history),
+        Mechanism("time_gap", 3.0, "DIN", "use_age", Arm(_din(use_order=True, use_age=True), recent), plain),
+        Mechanism(
+            "time_gap",
+            3.0,
+            "HSTU",
+            "use_age",
+            Arm(_hstu(use_order=True, use_age=True), {}),
+            Arm(_hstu(use_order=True), {}),
+            epochs=10,
+        ),
+        Mechanism("action_kind", 6.0, "DIN", "use_action", plain, Arm(_din(False, use_order=True), recent), epochs=9),
+        Mechanism("action_kind", 6.0, "HSTU", "use_action", action, Arm(_hstu(False), {}), epochs=8),
+        Mechanism("position", 3.0, "DIN", "use_order", plain, Arm(_din(), recent)),
+        Mechanism("position", 3.0, "HSTU", "use_order", Arm(_hstu(use_order=True), {}), action),
+        Mechanism(
+            "content", 3.0, "DIN", "content vectors", Arm(_din(use_order=True), recent, ("item",)), plain, MANY_ITEMS
+        ),
+        Mechanism(
+            "channel",
+            5.0,
+            "DIN",
+            "a channel for searches",
+            Arm(_din(False, use_order=True), apart),
+            Arm(_din(False, use_order=True), recent),
+        ),
+        Mechanism("time_of_day", 1.0, "MLP", "use_time", Arm(_mlp(ContextSettings()), {}), no_history, epochs=10),
+        Mechanism("popularity", 1.0, "MLP", "item id", Arm(_mlp(), {}, ("content",)), no_history),
+    ]
+
+
+def run(emit: Emit, log: Path | None = None) -> None:
+    """Emit, per mechanism, the test AUC of both arms beside the best, and their difference. `log` is not used."""
+    del log
+    with tempfile.TemporaryDirectory() as folder, open_group("cpu") as group:
+        for found in measure(mechanisms(), Path(folder), group):
+            _emit(emit, found)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Test AUC of the truth (best) and of both arms; comparison: on against off, paired, clustered by user."""
+
+    mechanism: Mechanism
+    best: float
+    comparison: Comparison
+
+    @property
+    def on(self) -> float:
+        return self.comparison.difference("auc").b
+
+    @property
+    def off(self) -> float:
+        return self.comparison.difference("auc").a
+
+    @property
+    def reached(self) -> float:
+        """Of what the truth wins over a coin, the share that the model with the mechanism wins."""
+        return (self.on - 0.5) / (self.best - 0.5)
+
+
+def measure(chosen: Sequence[Mechanism], folder: Path, group: Group, seed: int = 1) -> Iterator[Found]:
+    """Makes the log of each mechanism once, trains both arms on it and scores the test range once each."""
+    logs: dict[str, Path] = {}
+    for number, mechanism in enumerate(chosen):
+        key = mechanism.settings.model_dump_json()
+        if key not in logs:
+            logs[key] = folder / f"log-{len(logs)}"
+            write_log(mechanism.settings, folder / f"raw-{len(logs)}", logs[key])
+        log = logs[key]
+        on, off = (
+            _predictions(
+                arm.run(f"{mechanism.effect} {name}", log, mechanism.epochs, seed), folder / f"{number}-{name}", group
+            )
+            for name, arm in (("on", mechanism.on), ("off", mechanism.off))
+        )
+        yield Found(mechanism, best_metrics(log)["auc"], compare([off], [on], replicates=400))
+
+
+def _predictions(run: Run, folder: Path, group: Group) -> Predictions:
+    fit(run, RunFolder(folder), group, resume=False)
+    return score(folder, "test", "best", None, group).predictions
+
+
+def _emit(emit: Emit, found: Found) -> None:
+    mechanism, auc = found.mechanism, found.comparison.difference("auc")
+    case = f"{mechanism.effect}: {mechanism.model}, {mechanism.switch}"
+    emit("mechanisms", case, "test AUC with", found.on, "", baseline=found.best)
+    emit("mechanisms", case, "test AUC without", found.off, "", baseline=found.best)
+    emit("mechanisms", case, "share of the best AUC's lead over 0.5, with", found.reached, "", goal=REACHED)
+    emit("mechanisms", case, "with - without", auc.difference, "", goal=TOLD_APART, min=auc.low, max=auc.high)
