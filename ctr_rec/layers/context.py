@@ -13,7 +13,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.config import Config
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join, width
-from ctr_rec.layers.time import RequestTime
+from ctr_rec.layers.time import AGES, RequestTime
 from ctr_rec.ops.jagged import gather
 from ctr_rec.schema.table import SparseSpec
 
@@ -26,6 +26,7 @@ class ContextSettings(Config):
     use_counters: bool = Field(default=True, description="running statistics of item and user")
     use_time: bool = Field(default=True, description="hour, weekday and gap since the newest visible event")
     time_dim: int = Field(default=8, ge=1, description="width of each of the three time embeddings")
+    ages: int = Field(default=AGES, ge=1, description="log2 buckets of the gap; the last one holds all longer gaps")
 
 
 class Context(nn.Module):
@@ -39,7 +40,7 @@ class Context(nn.Module):
         self.request = spec.impression if settings.use_request else ()
         self.counters = spec.counters if settings.use_counters else ()
         self.profile = spec.user if settings.use_profile else ()
-        self.time = RequestTime(settings.time_dim, spec.ticks_per_second) if settings.use_time else None
+        self.time = RequestTime(settings.time_dim, spec.ticks_per_second, settings.ages) if settings.use_time else None
         self.width = width(spec, self.request, self.counters) + width(spec, self.profile)
         self.width += self.time.width if self.time is not None else 0
 

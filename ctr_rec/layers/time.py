@@ -12,7 +12,9 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.history import newest_event
 from ctr_rec.ops.prefix_attention import time_bucket
 
-GAP_BUCKETS = 32  # 2**32 seconds are 136 years
+# Ages are floor(log2(1 + seconds)); from 2**22 seconds (seven weeks) on they share a bucket. Longer ones are rare in a
+# training range of months, so buckets of their own would meet the years of a later test range untrained.
+AGES = 23
 _HOUR, _DAY = 3600, 86400
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
@@ -20,13 +22,14 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 class RequestTime(nn.Module):
     """Embeds the time of each impression's request (UTC) and its gap to the newest visible event. [N, 3 * dim]."""
 
-    def __init__(self, dim: int, ticks_per_second: int) -> None:
+    def __init__(self, dim: int, ticks_per_second: int, ages: int = AGES) -> None:
         super().__init__()
         self.ticks_per_second = ticks_per_second
+        self.ages = ages
         self.width = 3 * dim
         self.hour = nn.Embedding(24, dim)
         self.weekday = nn.Embedding(7, dim)
-        self.gap = nn.Embedding(1 + GAP_BUCKETS, dim)  # row 0: no visible event
+        self.gap = nn.Embedding(1 + ages, dim)  # row 0: no visible event
         for table in (self.hour, self.weekday, self.gap):
             nn.init.normal_(table.weight, std=0.02)
 
@@ -42,5 +45,5 @@ class RequestTime(nn.Module):
         if batch.num_events == 0:
             return torch.zeros_like(newest_N)
         ticks = batch.impression_time - batch.event_time[newest_N.clamp(min=0)]
-        bucket = time_bucket(torch.div(ticks, self.ticks_per_second, rounding_mode="floor"), GAP_BUCKETS)
+        bucket = time_bucket(torch.div(ticks, self.ticks_per_second, rounding_mode="floor"), self.ages)
         return torch.where(newest_N >= 0, bucket + 1, 0)

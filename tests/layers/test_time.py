@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctr_rec.batch.batch import Batch, Jagged
-from ctr_rec.layers.time import GAP_BUCKETS, RequestTime
+from ctr_rec.layers.time import AGES, RequestTime
 from ctr_rec.models.tower import Filling
 from tests.models.streams import Log, make_batch, random_log
 
@@ -64,7 +64,7 @@ def test_no_visible_event_has_a_row_of_its_own() -> None:
 def test_gap_is_clipped() -> None:
     base = _at([2**60])
     batch = replace(base, visible_end=base.event_offsets[base.impression_user] + 1)
-    assert _gap(batch).tolist() == [GAP_BUCKETS]
+    assert _gap(batch).tolist() == [AGES]
 
 
 def test_gap_without_any_event() -> None:

@@ -7,6 +7,7 @@ import pytest
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import TargetAttentionSettings
+from ctr_rec.layers.time import AGES
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
@@ -58,7 +59,7 @@ def test_hstu() -> None:
         width=6, heads=2, head_width=3, window=4, mlp=MLPSettings(hidden=(5,)), context=OFF, use_action=False
     )
     got = cost(Ranker(TABLES, tower), TABLES, batch)
-    layer = 6 * 24 + (6 * 6 + 6) + (5 * 2) + (32 * 2)
+    layer = 6 * 24 + (6 * 6 + 6) + (5 * 2) + (AGES * 2)
     assert got.dense == (4 * 6 + 6) + 2 * layer + 2 * (6 + 6) + (6 * 5 + 5) + (5 + 1)
     n, events = batch.num_impressions, batch.num_events
     seen = sum(min(4, sum(not log.hidden(e, i) for e in log.events)) for i in log.impressions)

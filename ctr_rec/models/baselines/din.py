@@ -20,7 +20,7 @@ from ctr_rec.layers.history import EventEncoder
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
-from ctr_rec.layers.time import GAP_BUCKETS
+from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
 from ctr_rec.ops.prefix_attention import time_bucket
@@ -30,8 +30,8 @@ from ctr_rec.schema.table import SparseSpec
 class DINConfig(TowerConfig):
     """use_action, use_age, use_order: what a pair says beyond its two items; all off is the textbook model.
 
-    use_age: floor(log2(1 + seconds)) between request and event. use_order: 0 for the channel's newest visible event,
-    1 for the one before, ..., clipped to `orders` codes.
+    use_age: floor(log2(1 + seconds)) between request and event, clipped to `ages` codes. use_order: 0 for the channel's
+    newest visible event, 1 for the one before, ..., clipped to `orders` codes.
     """
 
     filling: ClassVar[Filling] = Filling.POINTWISE
@@ -42,6 +42,7 @@ class DINConfig(TowerConfig):
     use_age: bool = True
     use_order: bool = True
     orders: int = Field(default=128, ge=1)
+    ages: int = Field(default=AGES, ge=1)
 
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> DINTower:
         return DINTower(spec, self, channels)
@@ -57,9 +58,10 @@ class DINTower(Tower):
         self.item = spec.item
         self.channels = channels
         self.orders = config.orders
+        self.ages = config.ages
         self.ticks_per_second = spec.ticks_per_second
         item_D = item_width(spec, "DIN")
-        sizes = {"age": GAP_BUCKETS if config.use_age else 0, "order": config.orders if config.use_order else 0}
+        sizes = {"age": config.ages if config.use_age else 0, "order": config.orders if config.use_order else 0}
         self.codes = {name: rows for name, rows in sizes.items() if rows}
         self.events = EventEncoder(spec, item_D, config.use_action)
         self.context = Context(spec, config.context)
@@ -87,7 +89,7 @@ class DINTower(Tower):
         if "age" in self.codes:
             ticks_P = batch.impression_time[impression_P] - batch.event_time[history.values]
             seconds_P = torch.div(ticks_P, self.ticks_per_second, rounding_mode="floor")
-            codes["age"] = time_bucket(seconds_P, GAP_BUCKETS)
+            codes["age"] = time_bucket(seconds_P, self.ages)
         if "order" in self.codes:
             end_P = history.offsets[1:][impression_P]
             order_P = end_P - 1 - torch.arange(history.values.shape[0], device=end_P.device)

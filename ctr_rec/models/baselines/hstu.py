@@ -27,12 +27,12 @@ from ctr_rec.layers.fields import join
 from ctr_rec.layers.history import EventEncoder
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import item_width
+from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
 from ctr_rec.ops.prefix_attention import BlockPlan, RelativeBias, plan_blocks, prefix_attention
 from ctr_rec.schema.table import SparseSpec
 
-TIME_BUCKETS = 32  # of log2(1 + seconds)
 _EPS = 1e-6
 
 
@@ -46,8 +46,9 @@ class AttentionNorm(str, Enum):
 class HSTUConfig(TowerConfig):
     """window: how many events a token or an impression sees at most; layers * window is the reach.
 
-    use_order, use_age: relative bias by position and by log2 of elapsed seconds. use_action: history tokens say what
-    the user did. context_at_end: context also joins the state before the last MLP, not only the candidate's token.
+    use_order, use_age: relative bias by position and by log2 of elapsed seconds, the latter in `ages` buckets.
+    use_action: history tokens say what the user did. context_at_end: context also joins the state before the last
+    MLP, not only the candidate's token.
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
@@ -64,6 +65,7 @@ class HSTUConfig(TowerConfig):
     use_action: bool = True
     use_age: bool = True
     use_order: bool = True
+    ages: int = Field(default=AGES, ge=1)
 
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> HSTUTower:
         return HSTUTower(spec, self)
@@ -90,7 +92,7 @@ class HSTULayer(nn.Module):
         self.out = nn.Linear(self.inner, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.position_PH = _bias_table(config.window + 1, config.heads) if config.use_order else None
-        self.time_BH = _bias_table(TIME_BUCKETS, config.heads) if config.use_age else None
+        self.time_BH = _bias_table(config.ages, config.heads) if config.use_age else None
         nn.init.xavier_uniform_(self.kvqu.weight)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -194,7 +196,7 @@ class HSTUTower(Tower):
             end,
             batch.num_events,
             num_positions=self.config.window + 1 if self.config.use_order else 0,
-            num_buckets=TIME_BUCKETS if self.config.use_age else 0,
+            num_buckets=self.config.ages if self.config.use_age else 0,
             query_time_Q=self._seconds(query_time),
             key_time_T=self._seconds(batch.event_known_at),
         )
