@@ -73,7 +73,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """effect: the one that is planted, at this strength. model, switch: in words. on, off: with the mechanism, without."""
+    """effect: what is planted, and how strongly. model, switch: in words. on, off: with the mechanism and without."""
 
     effect: str
     strength: float
