@@ -180,10 +180,13 @@ def write_synthetic(folder: Path, users: int, events: int, items: int = 3700, se
     time = random.integers(0, 10_000_000, total)
     time = time[np.lexsort((time, owner))]
     action = random.integers(0, 5, total)
+    item = np.minimum(random.zipf(1.2, total) - 1, items - 1).astype(np.int32)
+    first_time = np.full(items, time.max())
+    np.minimum.at(first_time, item, time)
     columns = {
         "time": pa.array(time),
         "request_time": pa.array(time),
-        "item": pa.array(np.minimum(random.zipf(1.2, total) - 1, items - 1).astype(np.int32)),
+        "item": pa.array(item),
         "impression": pa.array(np.ones(total, bool)),
         "action": pa.array(action.astype(np.int16)),
         "label_liked": pa.array((action >= 3).astype(np.int8)),
@@ -196,7 +199,7 @@ def write_synthetic(folder: Path, users: int, events: int, items: int = 3700, se
     table = pa.table({"user": pa.array(np.arange(users)), **lists})
     pq.write_table(table, folder / file, compression="zstd", row_group_size=per_group)
     film = pa.array(np.arange(1, items + 1, dtype=np.int32))
-    pq.write_table(pa.table({"film": film}), folder / "items" / "items.parquet")
+    pq.write_table(pa.table({"film": film, "first_time": first_time}), folder / "items" / "items.parquet")
     split = Split(train_end=8_000_000, valid_end=9_000_000)
     manifest = _manifest(file, offsets, time, per_group, split, items)
     (folder / MANIFEST).write_text(manifest.model_dump_json())
