@@ -7,6 +7,7 @@ Exit status: 0 done, 1 the machine is in the way (disk, missing package, doctor'
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -243,6 +244,9 @@ def _runs(text: str) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `ctr-rec` and of `python -m ctr_rec`. Raises SystemExit with the exit status."""
+    # A thread of torch that spins while it waits takes its core from the reader's threads and from other processes:
+    # on two busy cores a training step took three times as long. Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_run(arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -284,3 +285,12 @@ def test_one_rank_speaks(
     assert bool(capsys.readouterr().err) is speaks
     assert run("train") == 2
     assert bool(capsys.readouterr().err) is speaks
+
+
+def test_threads_of_torch_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    run("--help")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run("--help")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

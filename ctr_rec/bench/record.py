@@ -195,6 +195,7 @@ def environment() -> dict[str, str]:
     """Versions, processor, cores, threads and GPU: what a figure depends on. Imports nothing heavy by itself."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     found |= {"cpu": _processor(), "cores": str(os.cpu_count()), "threads": os.environ.get("OMP_NUM_THREADS", "unset")}
+    found["waiting_threads"] = os.environ.get("OMP_WAIT_POLICY", "unset")
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
