@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +110,9 @@ def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool) 
 def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> int:
     """Score a split, write predictions, metrics and report.html into the run, print a table."""
     from ctr_rec.evaluate.main import evaluate as run
+    from ctr_rec.sharding.launch import recorded
 
-    run(run_dir, split=split, checkpoint=checkpoint, log=log)
-    return 0
+    return recorded(lambda: _done(lambda: run(run_dir, split=split, checkpoint=checkpoint, log=log)))
 
 
 @commands.command()
@@ -201,6 +201,11 @@ def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
         return 0
     for name in names:
         run(name, as_json, log)
+    return 0
+
+
+def _done(action: Callable[[], None]) -> int:
+    action()
     return 0
 
 

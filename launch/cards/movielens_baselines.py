@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.cards.summary import Row, markdown, plot, read_row
+
 ROOT = Path("runs/card_baselines")
 RECIPES = "launch/recipes/movielens.py"
 CUTS = {"default": "logs/movielens_1m", "middle": "logs/movielens_1m_middle", "early": "logs/movielens_1m_early"}
@@ -24,6 +26,8 @@ SCORERS = ("item_mean", "counters2", "counters7")
 TOWERS = ("hstu", "din", "mlp", "dcn_v2")
 # Asked of the default cut alone: FuxiCTR's inputs, and whether running counters add to the best tower.
 ONLY_DEFAULT = ("din_fuxictr", "hstu_counters")
+REFERENCE = "counters7"
+RECORD = Path("launch/records/2026-11-22_movielens_baselines")
 JOBS = int(os.environ.get("JOBS", "2"))
 
 
@@ -101,5 +105,39 @@ def run_all() -> None:
         list(pool.map(one, todo))
 
 
+def rows() -> list[Row]:
+    """Every model of every cut whose runs are all done, paired with the reference on the same cut."""
+    found = []
+    for cut in CUTS:
+        by_model: dict[str, list[Job]] = {}
+        for job in (j for j in jobs() if j.cut == cut):
+            by_model.setdefault(job.model, []).append(job)
+        for model in (*SCORERS, *(m for m in by_model if m not in SCORERS)):
+            runs = [job.folder for job in by_model[model] if job.done]
+            reference = ROOT / cut / REFERENCE
+            if len(runs) == len(by_model[model]):
+                found.append(read_row(cut, model, runs, reference if model != REFERENCE else None))
+    return found
+
+
+def write_card(folder: Path) -> None:
+    """tables.md, results.json, test.svg and configs.json; the prose beside them is written by hand."""
+    found = rows()
+    folder.mkdir(parents=True, exist_ok=True)
+    plot(found, folder / "test.svg")
+    environment, configs = {}, {}
+    for row in found:
+        if (row.runs[0] / "environment.json").is_file():
+            environment = json.loads((row.runs[0] / "environment.json").read_text())
+            configs[row.model] = json.loads((row.runs[0] / "config.json").read_text())
+    environment.pop("command", None)
+    plain = {"environment": environment, "rows": [row.plain() for row in found]}
+    (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
+    (folder / "configs.json").write_text(json.dumps(configs, indent=1) + "\n")
+    (folder / "tables.md").write_text(markdown(found, REFERENCE))
+    print(f"tables, figures and plot: {folder}", flush=True)
+
+
 if __name__ == "__main__":
     run_all()
+    write_card(RECORD)
