@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from ctr_rec.batch.planted import CLICK, FOLLOW, LIKE, SEARCH, SHOWN, SyntheticConfig, World, make_world
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.metrics.ranking import auc
+from ctr_rec.prepare import synthetic
 from ctr_rec.prepare.synthetic import TRUTH, best_metrics, log_schema, read_raw, true_probabilities, write_log
+from ctr_rec.prepare.write import flat
 
 CONFIG = SyntheticConfig(users=40, items=30, requests_per_user=6)
 LATE = CONFIG.model_copy(update={"dwell": 40, "interleave": 0.7, "action_delay": 90, "seed": 5, "nth": 2})
+# A request begins at the very moment at which an event of the one before becomes known: it must not see it.
+TIED = LATE.model_copy(update={"action_delay": 21})
 
 
 class Past(NamedTuple):
@@ -52,7 +58,9 @@ def naive_logit(config: SyntheticConfig, world: World, past: list[Past], item: i
     return logit + e.popularity * world.popularity[item]
 
 
-@pytest.mark.parametrize("config", [CONFIG, LATE], ids=["at once", "late and interleaved"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, LATE, TIED], ids=["at once", "late and interleaved", "known at the request"]
+)
 def test_probabilities_are_what_the_visible_history_says(config: SyntheticConfig, tmp_path: Path) -> None:
     write_log(config, tmp_path / "raw", tmp_path / "log")
     world = make_world(config)
@@ -80,6 +88,18 @@ def test_the_truth_cannot_be_beaten(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=rows.height)
     assert best["auc"] > auc(rows["label"].to_numpy(), rows["p"].to_numpy() + 0.2 * noise) + 0.01
     assert 0.9 < best["calibration"] < 1.1
+
+
+def test_impressions_are_numbered_through_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_parts = partial(synthetic.prepare_log, partition_events=400, row_group_events=150)
+    monkeypatch.setattr(synthetic, "prepare_log", in_parts)
+    manifest = write_log(CONFIG, tmp_path / "raw", tmp_path / "log")
+    assert len({group.file for group in manifest.row_groups}) > 2
+    shown = []
+    for group in manifest.row_groups:
+        rows = pq.ParquetFile(tmp_path / "log" / group.file).read_row_group(group.index)
+        shown += [group.first_event + i for i in np.flatnonzero(flat(rows, "impression"))]
+    assert true_probabilities(tmp_path / "log")["impression"].to_list() == shown
 
 
 def test_the_prepared_log_is_the_same_every_time(tmp_path: Path) -> None:
