@@ -136,8 +136,6 @@ def _loop(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Ba
         runs=runs,
     )
 
-    return load_manifest(run.data.log).data_schema.name
-
 
 def _speed(emit: Emit, case: str, metric: str, rows: int, timings: dict[str, Timing], baseline: str, goal: str) -> None:
     ours, other = timings["ours"], timings[baseline]

@@ -60,7 +60,7 @@ def open_loop(batches: list[Batch], spec: SparseSpec) -> Iterator[Loop]:
     """FuxiCTR's form of the rows in `batches`, in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         rows = _rows(batches, spec)
-        np.savez(Path(folder) / "rows.npz", **rows)
+        np.savez(Path(folder) / "rows.npz", **rows)  # pyright: ignore[reportArgumentType]
         channels = list(batches[0].histories)
         feature_map = _feature_map(Path(folder), spec, channels)
         loaders = importlib.import_module("fuxictr.pytorch.dataloaders")
