@@ -20,7 +20,7 @@ from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
 from ctr_rec.train.run import Run
 
-# Settings that change nothing about what is learnt, so a resumed run may change them.
+# Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
 FREE_ON_RESUME = (
     "train.epochs",
     "train.max_steps",
@@ -29,7 +29,10 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.prefetch",
     "checkpoint",
-    "sharding",
+    "sharding.memory_per_rank_gib",
+    "sharding.reserve",
+    "sharding.batch_size",
+    "sharding.unused_parameters",
 )
 
 

@@ -36,6 +36,15 @@ def test_resume_needs_the_same_run_and_names_what_changed(tmp_path: Path) -> Non
         folder.open(override(run, ["train.seed=9", "dense.lr=0.5"]), resume=True)
 
 
+@pytest.mark.parametrize("setting", ["sharding.optimizer.lr=0.2", "sharding.optimizer.kind=sgd"])
+def test_resume_refuses_another_optimizer_of_the_tables(setting: str, tmp_path: Path) -> None:
+    folder, run = RunFolder(tmp_path), small_run(Path("log"))
+    folder.open(run, resume=False)
+    with pytest.raises(ConfigError, match=r"changed: sharding.optimizer.(lr|kind) was"):
+        folder.open(override(run, [setting]), resume=True)
+    folder.open(override(run, ["sharding.memory_per_rank_gib=2", "sharding.batch_size=64"]), resume=True)
+
+
 def test_resume_may_train_longer(tmp_path: Path) -> None:
     folder, run = RunFolder(tmp_path), small_run(Path("log"))
     folder.open(run, resume=False)
