@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctr_rec.checkpoint.history import checkpoint_folder, clean, find, latest, mark_best
+from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
@@ -49,12 +49,20 @@ class Checkpoints:
         path = latest(self.folder.path)
         check_compatible(read_manifest(path), self.built.manifest.fingerprint, self.built.spec)
         loaded = load(path, self._state(), group)
+        if group.is_main:
+            self._mark_if_best(loaded.manifest.state)
         own = loaded.rank_state(group)
         if own is not None:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
         return loaded.manifest.state
+
+    def _mark_if_best(self, position: dict[str, Any]) -> None:
+        """Catches up on a mark that a kill came before: the newest checkpoint knows a better value than the record."""
+        marked, best = best_record(self.folder.path), position["best"]
+        if best is not None and position["worse"] == 0 and (marked is None or marked.value != best):
+            mark_best(self.folder.path, position["step"], self.built.run.validation.metric, best)
 
     def _state(self) -> dict[str, Any]:
         parallel = self.built.parallel

@@ -112,12 +112,15 @@ class IntervalLog:
 
 
 class Record:
-    """Writes to the run folder and the terminal, on the main rank; elsewhere it is silent."""
+    """Writes to the run folder and the terminal, on the main rank; elsewhere it is silent.
 
-    def __init__(self, path: Path, main: bool, total_steps: int) -> None:
+    step: of the checkpoint that training goes on from; TensorBoard forgets what was written after it.
+    """
+
+    def __init__(self, path: Path, main: bool, total_steps: int, step: int = 0) -> None:
         self.main = main
         self._jsonl: TextIO | None = (path / "metrics.jsonl").open("a") if main else None
-        self._board = SummaryWriter(str(path / "tensorboard")) if main else None
+        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=step + 1 if step else None) if main else None
         self._console = Console(stderr=True, quiet=not main)
         self._progress = Progress(
             TextColumn("{task.description}"),

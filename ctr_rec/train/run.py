@@ -40,7 +40,7 @@ class TrainConfig(Config):
     threads: of torch inside each process; None leaves torch's choice (torchrun sets one).
     """
 
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, lt=2**53)
     strategy: Literal["joint"] = "joint"
     epochs: int = Field(default=1, ge=1)
     max_steps: int | None = Field(default=None, ge=1)

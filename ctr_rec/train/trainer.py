@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ctr_rec.evaluate.predict import predict
-from ctr_rec.metrics.mergeable import all_metrics
+from ctr_rec.metrics.mergeable import all_metrics, undefined_reasons
 from ctr_rec.train.build import Built
 from ctr_rec.train.checkpoints import Checkpoints
 from ctr_rec.train.folder import RunFolder
@@ -83,7 +83,8 @@ class Trainer:
 
     def fit(self) -> Outcome:
         """Trains. Every rank returns the same outcome; the last checkpoint is written before it returns."""
-        with StopRequest() as stop, Record(self.folder.path, self.group.is_main, self.total_steps) as record:
+        step = self.position.step
+        with StopRequest() as stop, Record(self.folder.path, self.group.is_main, self.total_steps, step) as record:
             seen = self._seen()
             end = "finished"
             try:
@@ -104,6 +105,10 @@ class Trainer:
 
     def _steps(self, record: Record, seen: SeenImpressions | None) -> Iterator[str]:
         """Yields after each step: "on", or "early" when validation says that it is enough."""
+        if self._enough():
+            # Killed between that verdict and its end, a resumed run must not train on.
+            yield "early"
+            return
         done_epochs = 0
         for number, stage in enumerate(self.stages):
             if number >= self.position.stage:
@@ -151,22 +156,37 @@ class Trainer:
             )
             metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
             watched = self.run.validation
-            value = float(metrics[watched.metric])
-            sign = 1.0 if watched.metric in ("auc", "gauc") else -1.0
-            best = self.position.best
-            better = best is None or (np.isfinite(value) and sign * value > sign * best)
-            self.position = replace(
-                self.position, best=value if better else best, worse=0 if better else self.position.worse + 1
-            )
+            better = self._judge(float(metrics[watched.metric]))
             record.write("valid", self.position.step, {k: float(v) for k, v in metrics.items()})
             record.say(
                 f"step {self.position.step} validation | auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f} "
                 f"logloss {metrics['logloss']:.4f} ne {metrics['ne']:.4f} calibration {metrics['calibration']:.3f} "
-                f"| {'best' if better else 'not better than'} {watched.metric} {self.position.best:.4f}"
+                f"| {self._verdict(better, undefined_reasons(metrics).get(watched.metric))}"
             )
         self._save(record, seen, best=better)
-        patience = watched.patience
-        return "early" if patience is not None and self.position.worse >= patience else "on"
+        return "early" if self._enough() else "on"
+
+    def _judge(self, value: float) -> bool:
+        """Whether the watched metric is the best so far. An undefined one is no verdict: patience does not wear out."""
+        if not np.isfinite(value):
+            return False
+        sign = 1.0 if self.run.validation.metric in ("auc", "gauc") else -1.0
+        best = self.position.best
+        better = best is None or sign * value > sign * best
+        self.position = replace(
+            self.position, best=value if better else best, worse=0 if better else self.position.worse + 1
+        )
+        return better
+
+    def _verdict(self, better: bool, undefined: str | None) -> str:
+        metric = self.run.validation.metric
+        if undefined is not None:
+            return f"{metric} is undefined ({undefined}): no checkpoint is the best; watch logloss, or move the split"
+        return f"{'best' if better else 'not better than'} {metric} {self.position.best:.4f}"
+
+    def _enough(self) -> bool:
+        patience = self.run.validation.patience
+        return patience is not None and self.position.worse >= patience
 
     def _save(self, record: Record, seen: SeenImpressions | None = None, best: bool = False) -> None:
         with self._paused():
@@ -202,5 +222,5 @@ class Trainer:
 def seed_everything(seed: int, rank: int) -> None:
     """Dropout and the like differ by rank; initial weights do not (see sharding/)."""
     random.seed(seed * 1_000 + rank)
-    np.random.seed(seed * 1_000 + rank)
+    np.random.seed((seed * 1_000 + rank) % 2**32)
     torch.manual_seed(seed * 1_000 + rank)

@@ -19,7 +19,7 @@ from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run
 from ctr_rec.train.seen import read_seen
-from ctr_rec.train.trainer import Outcome
+from ctr_rec.train.trainer import Outcome, seed_everything
 from tests.batch.logs import random_users, write_log
 from tests.ranks import forkserver, run_ranks
 from tests.train.runs import small_run
@@ -134,6 +134,47 @@ def test_validation_that_gets_worse_stops_early_and_keeps_the_best(run: Run, tmp
     valid = {line["step"]: line["auc"] for line in _lines(tmp_path) if line["kind"] == "valid"}
     assert record.step == max(valid, key=lambda step: valid[step])
     assert {step for step, _ in committed(tmp_path)} == {record.step, outcome.position.step}
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(run: Run, tmp_path: Path) -> None:
+    hopeless = override(run, ["validation.patience=1", "train.epochs=30", "dense.lr=0.5"])
+    first = _fit_alone(hopeless, tmp_path, False)
+    again = _fit_alone(hopeless, tmp_path, True)
+    assert (again.end, again.position) == ("early", first.position)
+
+
+def test_a_kill_between_the_best_checkpoint_and_its_mark_is_caught_up_on(run: Run, tmp_path: Path) -> None:
+    short = override(run, ["train.epochs=1"])
+    _fit_alone(short, tmp_path, False)
+    marked = best_record(tmp_path)
+    (tmp_path / "checkpoints" / "best.json").unlink()
+    _fit_alone(short, tmp_path, True)
+    assert marked is not None
+    assert best_record(tmp_path) == marked
+
+
+def test_validation_whose_metric_is_undefined_says_so_and_trains_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    users = random_users(seed=3, count=30)
+    for event in (event for user in users for event in user["events"] if event["time"] > 600):
+        event["label"] = 0
+    write_log(tmp_path / "log", users)
+    run = override(small_run(tmp_path / "log"), ["validation.patience=1"])
+    assert _fit_alone(run, tmp_path / "run", False).end == "finished"
+    assert "auc is undefined (" in capfd.readouterr().err
+    assert best_record(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("seed", [0, 20261122, 2**53 - 1])
+def test_any_seed_that_a_run_accepts_can_be_used(run: Run, seed: int) -> None:
+    seed_everything(override(run, [f"train.seed={seed}"]).train.seed, rank=3)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53])
+def test_a_seed_that_no_generator_takes_is_refused(run: Run, seed: int) -> None:
+    with pytest.raises(ConfigError, match=rf"train.seed={seed}: .*, got {seed}"):
+        override(run, [f"train.seed={seed}"])
 
 
 def test_a_label_that_the_log_lacks_is_refused(run: Run, tmp_path: Path) -> None:
