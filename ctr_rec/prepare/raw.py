@@ -47,7 +47,8 @@ def check_names(schema: LogSchema) -> None:
     """Raises SchemaError where a feature would overwrite a column that the stored format needs itself."""
     for f in schema.features:
         counter_columns = {f"{c.name}_{part}" for c in schema.counters for part in ("count", "rate")}
-        taken = RESERVED[f.side] | (counter_columns if f.side is Side.EVENT else set())
+        # Of every side: the manifest keeps mean and deviation of numbers and counters by name alone.
+        taken = RESERVED[f.side] | counter_columns
         if f.name in taken or (f.side is Side.EVENT and f.name.startswith("label_")):
             raise SchemaError(
                 f"schema {schema.name!r}: feature {f.name!r} has the name of a column that the stored format uses "

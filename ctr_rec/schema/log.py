@@ -54,7 +54,7 @@ class Feature(Config):
     table: str | None = None
     known: Known = Known.REQUEST
     log1p: bool = False
-    dim: int | None = Field(default=None, description="length of a VECTOR")
+    dim: int | None = Field(default=None, ge=1, description="length of a VECTOR")
 
     @model_validator(mode="after")
     def _consistent(self) -> Feature:
@@ -70,6 +70,10 @@ class Feature(Config):
             raise SchemaError(f"feature {self.name!r}: only event features can be known with the action")
         if (self.kind is Kind.VECTOR) != (self.dim is not None):
             raise SchemaError(f"feature {self.name!r}: dim belongs to VECTOR features and is required there")
+        if self.log1p and self.kind is not Kind.NUMBER:
+            raise SchemaError(
+                f"feature {self.name!r}: log1p acts on NUMBER features only, got {self.kind.value}; remove it"
+            )
         return self
 
 
@@ -83,6 +87,15 @@ class Vocabulary(Config):
     table: str
     min_count: int = Field(default=1, ge=1)
     hash_rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Vocabulary:
+        if self.hash_rows is not None and self.min_count > 1:
+            raise SchemaError(
+                f"vocabulary {self.table!r}: hash_rows gives every id a row, so min_count {self.min_count} would do "
+                "nothing; remove one of them"
+            )
+        return self
 
 
 class Split(Config):

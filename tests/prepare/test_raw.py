@@ -56,9 +56,9 @@ def test_names_of_the_stored_format_are_refused(name: str, side: Side) -> None:
     assert "rename" in str(caught.value)
 
 
-def test_names_of_counters_and_labels_are_refused_in_events() -> None:
-    for name in ("seen_count", "label_x"):
-        feature = Feature(name=name, kind=Kind.NUMBER, side=Side.EVENT)
+def test_names_of_counters_and_labels_are_refused() -> None:
+    for name, side in (("seen_count", Side.EVENT), ("label_x", Side.EVENT), ("seen_count", Side.ITEM)):
+        feature = Feature(name=name, kind=Kind.NUMBER, side=side)
         counters = (Counter(name="seen", by="item", label="click"),)
         with pytest.raises(SchemaError, match=name):
             check_names(simple_schema(feature).model_copy(update={"counters": counters}))

@@ -33,6 +33,11 @@ def test_features_are_found_by_side_and_name_in_declared_order() -> None:
     assert toy.feature("dwell") is DWELL
 
 
+def test_a_minimum_count_without_effect_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"vocabulary 't': hash_rows gives every id a row, so min_count 2"):
+        Vocabulary(table="t", hash_rows=7, min_count=2)
+
+
 def test_an_unknown_feature_lists_what_there_is() -> None:
     with pytest.raises(ValueError, match=r"schema 'toy' has no feature 'films'; it has \['film', 'title', 'dwell'\]"):
         schema().feature("films")
@@ -57,6 +62,8 @@ def test_ticks_per_second(unit: str, ticks: int) -> None:
         ),
         ({"name": "v", "kind": Kind.VECTOR}, "'v': dim belongs to VECTOR features and is required there"),
         ({"name": "n", "kind": Kind.NUMBER, "dim": 3}, "'n': dim belongs to VECTOR features"),
+        ({"name": "v", "kind": Kind.VECTOR, "dim": 0}, "greater than or equal to 1"),
+        ({"name": "t", "kind": Kind.TEXT, "log1p": True}, "'t': log1p acts on NUMBER features only, got text"),
     ],
 )
 def test_a_feature_that_contradicts_itself_is_refused(fields: dict[str, Any], part: str) -> None:
