@@ -80,7 +80,10 @@ def _log(folder: Path) -> list[RenderableType]:
 
 
 def _date(time: int, ticks_per_second: int) -> str:
-    moment = datetime.datetime.fromtimestamp(time / ticks_per_second, datetime.timezone.utc)
+    try:
+        moment = datetime.datetime.fromtimestamp(time / ticks_per_second, datetime.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return str(time)  # no calendar has it: the unit is wrong, or the log counts in steps of its own
     return moment.strftime("%Y-%m-%d %H:%M")
 
 

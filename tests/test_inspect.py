@@ -21,7 +21,7 @@ def said(path: Path) -> tuple[str, str]:
     return kind, out.getvalue()
 
 
-def write_log(folder: Path) -> None:
+def write_log(folder: Path, last: int = 86_400_000) -> None:
     schema = LogSchema(
         name="toy",
         time_unit="ms",
@@ -46,10 +46,15 @@ def write_log(folder: Path) -> None:
         events=9000,
         impressions=(100, 0, 10),
         positives={"clicked": (25, 0, 1)},
-        time_range=(0, 86_400_000),
+        time_range=(0, last),
         notes=("something odd about it",),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def test_a_time_that_no_calendar_has_is_told_as_it_is(tmp_path: Path) -> None:
+    write_log(tmp_path, last=1_700_000_000_000_000)
+    assert "1970-01-01 00:00 to 1700000000000000" in said(tmp_path)[1]
 
 
 def test_a_log_is_told_with_counts_splits_and_features(tmp_path: Path) -> None:
