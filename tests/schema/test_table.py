@@ -76,9 +76,7 @@ def test_what_is_excluded_takes_its_table_with_it() -> None:
 
 
 def test_unknown_names_are_refused_with_what_the_log_has() -> None:
-    with pytest.raises(
-        ConfigError, match=r"embedding\.tables names 'itme'; the log 'toy' has \['age', 'genre'"
-    ):
+    with pytest.raises(ConfigError, match=r"embedding\.tables names 'itme'; the log 'toy' has \['age', 'genre'"):
         spec(tables={"itme": TableSettings()})
     with pytest.raises(ConfigError, match=r"embedding\.exclude names 'fimls'; the log 'toy' has \['age', 'dwell'"):
         spec(exclude=("fimls",))
