@@ -11,14 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ctr_rec.errors import ConfigError, CtrRecError
-
-if TYPE_CHECKING:
-    from ctr_rec.schema.log import Split
 
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
@@ -81,11 +79,8 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
     from ctr_rec.prepare.build import prepare as build
-    from ctr_rec.prepare.recipe import load_data_recipe
 
-    recipe = load_data_recipe(recipe_dir)
-    chosen = recipe.split() if split is None else _split_at(split) if "," in split else recipe.split(split)
-    build(recipe_dir, raw, out, split=chosen, overwrite=overwrite)
+    build(recipe_dir, raw, out, split=split, overwrite=overwrite)
     return 0
 
 
@@ -138,6 +133,12 @@ def predict(
     if scorer is not None:
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
+        given = click.get_current_context().get_parameter_source
+        useless = [f"--{name}" for name in ("split", "checkpoint") if given(name) is not ParameterSource.DEFAULT]
+        if useless:
+            raise ConfigError(
+                f"predict --scorer scores validation and test and has no checkpoint; remove {' and '.join(useless)}"
+            )
         from ctr_rec.evaluate.counters import score
 
         score(scorer, log, new_run)
@@ -212,23 +213,6 @@ def _done(action: Callable[[], None]) -> int:
 def _folder_name(log: Path) -> str:
     kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
     return kept or "log"
-
-
-def _split_at(text: str) -> Split:
-    """`train_end,valid_end[,test_end]`. Raises ConfigError in words of the option."""
-    from pydantic import ValidationError
-
-    from ctr_rec.config import explain
-    from ctr_rec.schema.log import Split
-
-    names = ("train_end", "valid_end", "test_end")
-    times = text.split(",")
-    if not 2 <= len(times) <= len(names) or not all(t.strip().lstrip("-").isdigit() for t in times):
-        raise ConfigError(f"--split expects a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers, got {text!r}")
-    try:
-        return Split(**{name: int(t) for name, t in zip(names, times, strict=False)})
-    except ValidationError as error:
-        raise explain(error, f"--split {text}") from error
 
 
 def _runs(text: str) -> list[Path]:

@@ -115,8 +115,6 @@ def data_recipe(tmp_path: Path) -> Path:
 
 
 def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe: Path) -> None:
-    from ctr_rec.schema.log import Split
-
     calls = watch(monkeypatch, "ctr_rec.prepare.build", "prepare")
     words = ("prepare", data_recipe, "--raw", "raw", "--out", "out")
     assert run(*words) == 0
@@ -127,10 +125,10 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     assert calls[0]["out"] == Path("out")
     assert [c["overwrite"] for c in calls] == [False, True, False, False]
     assert [c["split"] for c in calls] == [
-        Split(train_end=10, valid_end=20),
-        Split(train_end=5, valid_end=7, test_end=9),
-        Split(train_end=3, valid_end=4),
-        Split(train_end=3, valid_end=4, test_end=5),
+        None,
+        "early",
+        "3,4",
+        "3,4,5",
     ]
 
 
@@ -138,9 +136,9 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     ("split", "part"),
     [
         ("late", "has no split 'late'"),
-        ("3,x", "--split expects a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers, got '3,x'"),
-        ("1,2,3,4", "as whole numbers, got '1,2,3,4'"),
-        ("5,4", "--split 5,4: split ends must grow"),
+        ("3,x", "expected a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's time unit, got '3,x'"),
+        ("1,2,3,4", "got '1,2,3,4'"),
+        ("5,4", "split 5,4: split ends must grow"),
     ],
 )
 def test_a_wrong_split_is_told(split: str, part: str, data_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +180,8 @@ def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("predict", "runs/a", "--out", "x", "--run-dir", "y"),
         ("predict", "--scorer", "counters7"),
         ("predict", "runs/a", "--scorer", "counters7", "--log", "l", "--run-dir", "y"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split", "test"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--checkpoint", "last"),
     ],
 )
 def test_predict_refuses_mixtures(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

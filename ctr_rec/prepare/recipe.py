@@ -64,15 +64,17 @@ def read_raw(recipe: DataRecipe, raw: Path) -> RawLog:
 
 
 def _split_from_ends(text: str) -> Split:
-    try:
-        ends = [int(part) for part in text.split(",")]
-        train_end, valid_end, test_end = ends if len(ends) == 3 else (*ends, None)
-        return Split(train_end=train_end, valid_end=valid_end, test_end=test_end)
-    except (ValueError, TypeError) as error:
+    names = ("train_end", "valid_end", "test_end")
+    times = text.split(",")
+    if not 2 <= len(times) <= len(names) or not all(t.strip().lstrip("-").isdecimal() for t in times):
         raise ConfigError(
-            f"split {text!r}: expected the name of a split, or two or three growing integers "
-            f"train_end,valid_end[,test_end] in the log's time unit ({error})"
-        ) from error
+            f"split: expected a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's time unit, got "
+            f"{text!r}"
+        )
+    try:
+        return Split(**{name: int(t) for name, t in zip(names, times, strict=False)})
+    except ValidationError as error:
+        raise explain(error, f"split {text}") from error
 
 
 def load_data_recipe(folder: Path) -> DataRecipe:
