@@ -12,9 +12,8 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.history import newest_event
 from ctr_rec.ops.prefix_attention import time_bucket
 
-# Ages are floor(log2(1 + seconds)); from 2**22 seconds (seven weeks) on they share a bucket. Longer ones are rare in a
-# training range of months, so buckets of their own would meet the years of a later test range untrained.
-AGES = 23
+# Ages are floor(log2(1 + seconds)); 2**31 seconds are 68 years, so by default none is clipped.
+AGES = 32
 _HOUR, _DAY = 3600, 86400
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 

@@ -87,8 +87,8 @@ def call(*arguments: str) -> None:
 
 def jobs() -> list[Job]:
     """All runs of the card, the default cut first."""
-    found = [Job(cut, model, seed) for cut in CUTS for seed in SEEDS for model in TOWERS]
-    found += [Job("default", model, seed) for seed in SEEDS for model in ONLY_DEFAULT]
+    found = [Job("default", model, seed) for model in (*TOWERS, *ONLY_DEFAULT) for seed in SEEDS]
+    found += [Job(cut, model, seed) for cut in ("middle", "early") for model in TOWERS for seed in SEEDS]
     return found + [Job(cut, scorer, None) for cut in CUTS for scorer in SCORERS]
 
 
