@@ -41,5 +41,10 @@ class TowerConfig(OpenConfig):
 
     filling: ClassVar[Filling]
 
+    @property
+    def reach(self) -> int:
+        """How many events back an impression's score depends on, where that is bounded by the tower; 0 where not."""
+        return 0
+
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> Tower:
         raise AssertionError(f"{type(self).__name__} does not say how to build its tower")

@@ -74,4 +74,10 @@ class Run(Config):
                 f"{type(self.data.batches).__name__}; set data.batches to "
                 f"{'Packed(...)' if self.tower.filling is Filling.PACKED else 'Pointwise(...)'}"
             )
+        if isinstance(self.data.batches, Packed) and self.tower.reach > self.data.batches.reach:
+            raise ConfigError(
+                f"tower {type(self.tower).__name__} reaches {self.tower.reach} events back, but data.batches.context "
+                f"brings {self.data.batches.reach}: what an impression sees would depend on where batches are cut; set "
+                f"data.batches.context to {self.tower.reach} or more, or lower tower.window or tower.layers"
+            )
         return self

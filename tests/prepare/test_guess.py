@@ -140,6 +140,8 @@ def test_batches_fit_the_size_of_the_log(tmp_path: Path, impressions: int, batch
     assert text.count(f"epochs={epochs})") == 2
     tokens, context = map(int, re.findall(r"Packed\(tokens=(\d+), context=(\d+)\)", text)[0])
     assert 2 * context < tokens
+    layers, window = map(int, re.findall(r"HSTUConfig\(layers=(\d+), window=(\d+)\)", text)[0])
+    assert layers * window == context
 
 
 def test_one_instant_cannot_be_split(tmp_path: Path) -> None:

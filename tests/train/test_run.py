@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from ctr_rec.batch.config import Packed
+from ctr_rec.batch.config import DataConfig, Packed
 from ctr_rec.config import from_json, override
 from ctr_rec.errors import ConfigError
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.train.run import Run
 from tests.train.runs import small_run
 
@@ -22,6 +23,13 @@ def test_a_tower_and_batches_that_do_not_fit_are_refused() -> None:
     run = small_run(Path("log"))
     with pytest.raises(ValueError, match=r"DINConfig reads pointwise batches.*Packed.*set data.batches to Pointwise"):
         Run(**{**dict(run), "data": run.data.model_copy(update={"batches": Packed()})})
+
+
+def test_a_tower_that_reaches_past_the_context_of_its_batches_is_refused() -> None:
+    data = DataConfig(log="log", label="liked", batches=Packed(tokens=1024, context=128))
+    assert Run(name="fits", data=data, tower=HSTUConfig(layers=2, window=64)).tower.reach == 128
+    with pytest.raises(ValueError, match=r"HSTUConfig reaches 130 events back.*brings 128.*context to 130 or more"):
+        Run(name="too far", data=data, tower=HSTUConfig(layers=2, window=65))
 
 
 def test_a_mistyped_override_names_its_neighbour() -> None:

@@ -67,6 +67,10 @@ class HSTUConfig(TowerConfig):
     use_order: bool = True
     ages: int = Field(default=AGES, ge=1)
 
+    @property
+    def reach(self) -> int:
+        return self.layers * self.window
+
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> HSTUTower:
         return HSTUTower(spec, self)
 
