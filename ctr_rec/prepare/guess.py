@@ -60,7 +60,7 @@ def guess(path: Path, overrides: dict[str, str]) -> Guess:
     name = re.sub(r"[^0-9a-z]+", "_", path.name.split(".")[0].lower()).strip("_") or "log"
     unit, flat = _map(table, roles, columns)
     schema = _schema(table, name, roles, columns, unit)
-    split, notes = _split(path, flat, schema)
+    split, notes = _split(path, flat, schema, table.rows)
     return Guess(path, name, table.rows, roles, tuple(columns), schema, flat, split, notes)
 
 
@@ -138,8 +138,11 @@ def _identifier(text: str) -> str:
     return f"c_{name}" if name[0].isdigit() else name
 
 
-def _split(path: Path, flat: FlatColumns, schema: LogSchema) -> tuple[Split, tuple[str, ...]]:
-    """Eight, one and one tenths of the labelled events by time, at boundaries that leave no range empty."""
+def _split(path: Path, flat: FlatColumns, schema: LogSchema, rows: int) -> tuple[Split, tuple[str, ...]]:
+    """Eight, one and one tenths of the labelled events by time, at boundaries that leave no range empty.
+
+    Also says how many of the file's `rows` are no event or have no label.
+    """
     events = read_flat(path, flat, schema).events.select("time", "impression", f"label_{schema.labels[0]}")
     read = events.collect(engine="streaming")
     times = np.sort(read.filter("impression")["time"].to_numpy())
@@ -153,11 +156,12 @@ def _split(path: Path, flat: FlatColumns, schema: LogSchema) -> tuple[Split, tup
     train = min(max(train - 1, 0), len(distinct) - 3)
     valid = int(np.searchsorted(distinct, times[int(len(times) * 0.9)]))
     valid = min(max(valid - 1, train + 1), len(distinct) - 2)
-    notes = [f"{int((~read['impression']).sum()):,} rows have no label and are history only"]
-    return (
-        Split(train_end=int(distinct[train]), valid_end=int(distinct[valid])),
-        tuple(n for n in notes if not n.startswith("0 ")),
-    )
+    counts = {
+        f"rows have no readable {flat.user}, {flat.item} or {flat.time} and are left out": rows - read.height,
+        "rows have no label and are history only": int((~read["impression"]).sum()),
+    }
+    notes = tuple(f"{count:,} {what}" for what, count in counts.items() if count)
+    return Split(train_end=int(distinct[train]), valid_end=int(distinct[valid])), notes
 
 
 def write(found: Guess, out: Path, console: Console | None = None) -> None:

@@ -144,6 +144,13 @@ def test_batches_fit_the_size_of_the_log(tmp_path: Path, impressions: int, batch
     assert layers * window == context
 
 
+def test_rows_that_are_no_event_are_counted(tmp_path: Path) -> None:
+    rows = [f"{k % 7},{k % 11},2020-01-{1 + k % 9:02d},{k % 2}" for k in range(100)]
+    rows += ["3,4,soon,1", ",4,2020-01-02,0"]
+    (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows]) + "\n")
+    assert guess(tmp_path / "f.csv", {}).notes == ("2 rows have no readable user, item or time and are left out",)
+
+
 def test_one_instant_cannot_be_split(tmp_path: Path) -> None:
     rows = [f"{k % 7},{k % 11},1600000000,{k % 2}" for k in range(100)]
     (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows]) + "\n")
