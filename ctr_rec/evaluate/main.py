@@ -92,7 +92,7 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
-    """Refuses a log that changed behind the run's back; says when a log given on purpose overlaps with training."""
+    """Refuses a log that changed behind the run's back; says what a log given on purpose may do to the metrics."""
     manifest = built.manifest
     if log is None:
         try:
@@ -100,13 +100,19 @@ def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) ->
         except CheckpointError as error:
             raise CheckpointError(f"{error}; or say --log {built.run.data.log} to score it all the same") from error
         return ()
+    doubts = []
+    if stored.data_fingerprint not in ("", manifest.fingerprint):
+        doubts.append(
+            f"{log} is not the log of the run: tables have the same sizes, but their rows may stand for other ids and "
+            "numbers may be scaled otherwise, so the metrics may be too bad"
+        )
     first = _range_start(manifest, split)
-    if stored.train_range is None or first >= stored.train_range[1]:
-        return ()
-    return (
-        f"{split} of {log} begins at {first}, but the run was trained up to {stored.train_range[1]}: the model may "
-        "have seen these impressions, so the metrics may be too good",
-    )
+    if stored.train_range is not None and first < stored.train_range[1]:
+        doubts.append(
+            f"{split} of {log} begins at {first}, but the run was trained up to {stored.train_range[1]}: the model may "
+            "have seen these impressions, so the metrics may be too good"
+        )
+    return tuple(doubts)
 
 
 def _range_start(manifest: LogManifest, split: str) -> int:

@@ -116,7 +116,9 @@ def test_unknown_splits_and_checkpoints_are_refused(run: Path) -> None:
         main.evaluate(run, "valid", "step-5")
 
 
-def test_a_log_that_changed_behind_the_run_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_log_that_changed_behind_the_run_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = Path(shutil.copytree(_log(run), tmp_path / "log"))
     manifest = json.loads((log / "manifest.json").read_text())
     (log / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "another"}))
@@ -127,6 +129,7 @@ def test_a_log_that_changed_behind_the_run_is_refused(run: Path, tmp_path: Path)
         main.evaluate(run, "valid")
     main.evaluate(run, "valid", log=log)
     assert (run / "metrics" / "valid.json").is_file()
+    assert "is not the log of the run: tables have the same sizes, but their rows may stand" in capsys.readouterr().out
 
 
 def test_a_log_whose_range_was_trained_on_is_scored_with_a_warning(
