@@ -12,12 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ctr_rec.errors import ConfigError, CtrRecError
-
-if TYPE_CHECKING:
-    from ctr_rec.schema.manifest import LogManifest
+from ctr_rec.errors import CtrRecError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")
@@ -321,31 +317,24 @@ def _tables(recipe: str | None, log: Path | None) -> tuple[Tables | None, tuple[
 
 
 def log_tables(log: Path) -> Tables:
-    """Sizes with the default width and row-wise Adagrad. Raises ConfigError where there is no prepared log."""
+    """Sizes with the default width and row-wise Adagrad. Raises DataError where there is no prepared log."""
+    from ctr_rec.schema.manifest import load_manifest
     from ctr_rec.schema.table import EmbeddingSettings, sparse_spec
 
-    spec = sparse_spec(_manifest(log), EmbeddingSettings())
+    spec = sparse_spec(load_manifest(log), EmbeddingSettings())
     return Tables(f"{log} at the default width", {t.name: 4 * t.rows * (t.dim + 1) for t in spec.tables})
 
 
 def recipe_tables(recipe: str, log: Path | None) -> Tables:
-    """Sizes as the recipe sets them, on its own log or on `log`. Raises ConfigError for either."""
+    """Sizes as the recipe sets them, on its own log or on `log`. Raises CtrRecError for either."""
     from ctr_rec.config import load_recipe
+    from ctr_rec.schema.manifest import load_manifest
     from ctr_rec.schema.table import sparse_spec
     from ctr_rec.train.run import Run
 
     run = load_recipe(recipe, Run)
-    spec = sparse_spec(_manifest(log or Path(run.data.log)), run.embedding)
+    spec = sparse_spec(load_manifest(log or run.data.log), run.embedding)
     return Tables(recipe, {t.name: 4 * t.rows * t.dim + run.sharding.optimizer.state_bytes(t) for t in spec.tables})
-
-
-def _manifest(log: Path) -> LogManifest:
-    from ctr_rec.config import from_json
-    from ctr_rec.schema.manifest import MANIFEST, LogManifest
-
-    if not (log / MANIFEST).is_file():
-        raise ConfigError(f"{log} is not a prepared log, it has no {MANIFEST}; write it with ctr-rec prepare")
-    return from_json(LogManifest, (log / MANIFEST).read_text(), str(log / MANIFEST))
 
 
 def examine(recipe: str | None, log: Path | None, run_dir: Path) -> int:
