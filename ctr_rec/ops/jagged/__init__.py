@@ -118,7 +118,7 @@ def embedding_bag(
 
 def segment_of_row(offsets_N1: Tensor) -> Tensor:
     """Which segment each row belongs to: int [N + 1] -> int64 [P]."""
-    return torch.repeat_interleave(offsets_N1.diff())
+    return bag.segment_index(offsets_N1)
 
 
 def check_offsets(offsets_N1: Tensor, num_rows: int | None) -> None:
