@@ -57,7 +57,8 @@ def scan_flat(path: Path, separator: str | None) -> pl.LazyFrame:
         raise DataError(f"{path}: the file is empty; expected a CSV or Parquet table with one row per event")
     if separator is None:
         return pl.scan_parquet(path)
-    return pl.scan_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True)
+    # Rows with more fields than the header are refused: an unquoted separator has moved all that follows it.
+    return pl.scan_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy")
 
 
 def read_flat(raw: Path, columns: FlatColumns, schema: LogSchema) -> RawLog:

@@ -96,9 +96,13 @@ def profile(path: Path) -> Table:
             pl.len().alias("_rows"), *(e.is_not_null().sum().alias(n) for n, e in texts.items())
         ).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); is it a whole CSV or Parquet file?"
-        ) from error
+        reason = str(error).splitlines()[0]
+        if "more fields" in reason:
+            raise DataError(
+                f"{path}: some row has more fields than the header has columns ({len(frame.collect_schema())}, parted by "
+                f"{separator!r}); quote cells that hold the separator, or name the missing columns in the header"
+            ) from error
+        raise DataError(f"{path}: cannot be read ({reason}); is it a whole CSV or Parquet file?") from error
     rows = int(counts["_rows"][0])
     if rows == 0:
         raise DataError(f"{path}: the table has a header and no rows; expected one row per event")

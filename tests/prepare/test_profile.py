@@ -86,3 +86,10 @@ def test_what_is_no_log_is_refused(tmp_path: Path, text: str, words: str) -> Non
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(DataError, match="is it a whole CSV or Parquet file"):
         profile(tmp_path / "x.parquet")
+
+
+def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> None:
+    rows = [f"{k % 7},{k % 11},{1600000000 + k},{k % 2}" for k in range(60)]
+    (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows, "3,red, high shoe,1600000099,1"]) + "\n")
+    with pytest.raises(DataError, match=r"more fields than the header has columns \(4, parted by ','\); quote cells"):
+        profile(tmp_path / "f.csv")
