@@ -108,12 +108,14 @@ def best_metrics(log: str | Path, split: str = "test") -> MetricDict:
     """
     if split not in SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    rows = true_probabilities(log).filter(pl.col("split") == split)
+    rows = true_probabilities(log, split)
     return all_metrics(rows["label"].to_numpy(), rows["p"].to_numpy(), rows["user"].to_numpy(), "probability")
 
 
-def true_probabilities(log: str | Path) -> pl.DataFrame:
+def true_probabilities(log: str | Path, split: str | None = None) -> pl.DataFrame:
     """`impression` (its id), `user` and `item` (numbers), `split`, `label` and the true `p`, in stored order.
+
+    split: only these impressions; None for all.
 
     Raises:
         DataError: the log has no truth beside it, or one that is not its own.
@@ -125,7 +127,7 @@ def true_probabilities(log: str | Path) -> pl.DataFrame:
             "click probabilities: ctr-rec prepare data/synthetic"
         )
     manifest = load_manifest(log)
-    rows = _impressions(str(log), manifest).join(
+    rows = _impressions(str(log), manifest, split).join(
         pl.read_parquet(local_file(path)), on=["user_id", "item_id", "time"], how="left", maintain_order="left"
     )
     unknown = rows.filter(pl.col("p").is_null())
@@ -137,31 +139,25 @@ def true_probabilities(log: str | Path) -> pl.DataFrame:
     return rows.drop("user_id", "item_id", "time")
 
 
-def _impressions(log: str, manifest: LogManifest) -> pl.DataFrame:
+def _impressions(log: str, manifest: LogManifest, split: str | None) -> pl.DataFrame:
+    """Read part by part, so that memory holds the impressions of the split and one part."""
     items = pl.read_parquet(local_file(join_path(log, "items", ITEMS)), columns=["item_id"]).with_row_index("item")
     items = items.with_columns(pl.col("item").cast(pl.Int32))
-    found, first = [], 0
-    for name in dict.fromkeys(group.file for group in manifest.row_groups):
-        columns = ["time", "request_time", "item", "impression", f"label_{LABEL}"]
-        events = pl.read_parquet(local_file(join_path(log, name)), columns=["user", *columns])
-        users = pl.read_parquet(local_file(join_path(log, name.replace("events/", "users/"))), columns=["user_id"])
-        flat = events.hstack(users).explode(columns).with_row_index("id")
-        flat = flat.with_columns((pl.col("id").cast(pl.Int64) + first).alias("impression_id"))
-        first += flat.height
-        found.append(flat.filter("impression").drop("id", "impression"))
-    rows = pl.concat(found).join(items, on="item", how="left", maintain_order="left")
+    columns = ["time", "request_time", "item", "impression", f"label_{LABEL}"]
     after = [pl.col("request_time") > end for end in (manifest.split.train_end, manifest.split.valid_end)]
     part = pl.when(after[1]).then(pl.lit("test")).when(after[0]).then(pl.lit("valid")).otherwise(pl.lit("train"))
-    return rows.select(
-        pl.col("impression_id").alias("impression"),
-        "user",
-        "item",
-        part.alias("split"),
-        pl.col(f"label_{LABEL}").alias("label"),
-        "user_id",
-        "item_id",
-        "time",
-    )
+    wanted = pl.col("impression") & (pl.lit(True) if split is None else part == split)
+    found, first = [], 0
+    for name in dict.fromkeys(group.file for group in manifest.row_groups):
+        events = pl.read_parquet(local_file(join_path(log, name)), columns=["user", *columns])
+        users = pl.read_parquet(local_file(join_path(log, name.replace("events/", "users/"))), columns=["user_id"])
+        flat = events.hstack(users).explode(columns)
+        number = pl.int_range(first, first + flat.height, dtype=pl.Int64).alias("id")
+        found.append(flat.with_columns(number, part.alias("split")).filter(wanted))
+        first += flat.height
+    rows = pl.concat(found).join(items, on="item", how="left", maintain_order="left")
+    label = pl.col(f"label_{LABEL}").alias("label")
+    return rows.select(pl.col("id").alias("impression"), "user", "item", "split", label, "user_id", "item_id", "time")
 
 
 def _generate(config: SyntheticConfig, folder: Path) -> None:
