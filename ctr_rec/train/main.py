@@ -55,14 +55,14 @@ def on_main(group: Group, action: Callable[[], T]) -> T:
 
     What it raises is raised on every rank, so that none waits for a rank that is gone.
     """
-    outcome: T | CtrRecError | None = None
+    outcome: T | CtrRecError | OSError | None = None
     if group.is_main:
         try:
             outcome = action()
-        except CtrRecError as caught:
+        except (CtrRecError, OSError) as caught:
             outcome = caught
     outcome = group.broadcast_object(outcome)
-    if isinstance(outcome, CtrRecError):
+    if isinstance(outcome, (CtrRecError, OSError)):
         raise outcome
     return cast("T", outcome)
 

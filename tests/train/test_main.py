@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -76,3 +77,16 @@ def _refused_everywhere(group: Group) -> str:
 
 def test_what_the_main_rank_refuses_is_refused_on_all() -> None:
     assert run_ranks(_refused_everywhere, 2) == ["rank 0 says no"] * 2
+
+
+def _full_everywhere(group: Group) -> tuple[int | None, str]:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/config.json")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        on_main(group, write)
+    return caught.value.errno, caught.value.filename
+
+
+def test_a_disk_that_is_full_for_the_main_rank_ends_all() -> None:
+    assert run_ranks(_full_everywhere, 2) == [(errno.ENOSPC, "runs/a/config.json")] * 2
