@@ -5,7 +5,7 @@ Legend: T events of the buffer, N impressions of the split in it, C events of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ class Buffer:
 
 
 def make_buffer(
-    parts: Sequence[Slices],
+    parts: Iterable[Slices],
     action_delay: int,
     channels: dict[str, Channel],
     batches: Pointwise | Packed,
@@ -47,8 +47,8 @@ def make_buffer(
     """Joins row groups, finds what each impression sees and decides the batches."""
     slices = join_slices(parts)
     known_at = slices.time + action_delay if action_delay else slices.time
-    every = np.repeat(np.arange(len(slices.user)), np.diff(slices.offsets))
-    user = every.take(slices.own)
+    first = np.searchsorted(slices.own, slices.offsets)
+    user = np.repeat(np.arange(len(slices.user)), np.diff(first))
     visible = stream_ends(known_at, slices.offsets, slices.own, user, slices.request_time)
     if (visible[1:] < visible[:-1]).any():
         order = np.argsort(visible, kind="stable")
@@ -69,7 +69,6 @@ def _reordered(slices: Slices, order: Int64) -> Slices:
         own=slices.own[order],
         request_time=slices.request_time[order],
         label=slices.label[order],
-        event_id=slices.event_id[order],
         counters={name: values[order] for name, values in slices.counters.items()},
     )
 

@@ -36,6 +36,7 @@ class Part:
 
     chosen: numbers of impressions, canonical order. pieces: their users' stretches.
     events: int64 [T], positions in the buffer. event_offsets: int64 [U + 1]. histories: positions in `events`.
+    own, visible: int64 [N], positions in the buffer. impression_event, visible_end: the same as positions in `events`.
     weight: 0 for the stand-in of a rank that has no impression.
     """
 
@@ -44,6 +45,10 @@ class Part:
     events: Int64
     event_offsets: Int64
     histories: dict[str, Ragged]
+    own: Int64
+    visible: Int64
+    impression_event: Int64
+    visible_end: Int64
     weight: float
     global_impressions: int
     global_events: int
@@ -84,12 +89,16 @@ class Collator:
             pieces = _nothing_of(buffer, mine)
         length = pieces.end - pieces.start
         offsets = offsets_of(length)
-        start = np.repeat(pieces.start, pieces.num_impressions)
-        windows = _windows(buffer, self._channels, start, _visible(buffer, mine, weight))
+        own, visible = buffer.slices.own.take(mine), _visible(buffer, mine, weight)
         shift = np.repeat(offsets[:-1] - pieces.start, pieces.num_impressions)
-        histories = {name: self._inside(window, buffer.channels[name], shift) for name, window in windows.items()}
+        histories = {}
+        if self._channels:
+            start = np.repeat(pieces.start, pieces.num_impressions)
+            windows = _windows(buffer, self._channels, start, visible)
+            histories = {name: self._inside(window, buffer.channels[name], shift) for name, window in windows.items()}
+        among, ends = _among_pieces(pieces, offsets, own, shift), visible + shift
         events = ranges(pieces.start, length)
-        return Part(mine, pieces, events, offsets, histories, weight, len(chosen), total)
+        return Part(mine, pieces, events, offsets, histories, own, visible, among, ends, weight, len(chosen), total)
 
     def _inside(self, window: Window, selected: Selected, shift: Int64) -> Ragged:
         """Channel events as positions in a packed stretch, which holds all events between its ends."""
@@ -110,7 +119,10 @@ class Collator:
         events, histories = self._compact(buffer, windows)
         pieces = _users_of(buffer, mine)
         offsets = np.append(np.searchsorted(events, pieces.start), len(events)).astype(np.int64)
-        return Part(mine, pieces, events, offsets, histories, weight, len(chosen), int(pairs.sum()))
+        own, visible = buffer.slices.own.take(mine), _visible(buffer, mine, weight)
+        among, ends = _among(events, own), np.searchsorted(events, visible)
+        total = int(pairs.sum())
+        return Part(mine, pieces, events, offsets, histories, own, visible, among, ends, weight, len(chosen), total)
 
     def _mine(self, tokens: Int64) -> tuple[int, int]:
         bounds = cut_evenly(tokens, self._world)
@@ -134,17 +146,16 @@ class Collator:
         return every, {n: Ragged(position.take(used[n]).take(h.values), h.offsets) for n, h in local.items()}
 
     def _fill(self, buffer: Buffer, part: Part) -> Batch:
-        slices, found = buffer.slices, buffer.impressions
-        chosen = part.chosen
-        own = slices.own.take(chosen)
-        visible = _visible(buffer, chosen, part.weight)
+        slices, chosen, own = buffer.slices, part.chosen, part.own
         on_both = [slices.item.take(part.events), slices.item.take(own)]
         item, (event_item, impression_item) = distinct(on_both, self._num_items, self._scratch)
         levels, tables = self._levels(slices, part, own, item)
         bags, users = profiles(self._spec.user, slices.users, part.pieces.user)
         time = slices.time.take(part.events)
         known_at = time if buffer.known_at is slices.time else buffer.known_at.take(part.events)
-        num_each = part.pieces.num_impressions
+        num_each, users_start = part.pieces.num_impressions, slices.offsets[part.pieces.user]
+        id_shift = np.repeat(slices.first_event[part.pieces.user] - users_start, num_each)
+        label = slices.label.take(chosen).astype(np.float32)
         real = part.weight > 0
         return Batch(
             tables=tables,
@@ -163,12 +174,12 @@ class Collator:
             impression_user=tensor(np.repeat(np.arange(len(num_each)), num_each)),
             impression_item=tensor(impression_item),
             impression_time=tensor(slices.request_time.take(chosen)),
-            impression_event=tensor(_among(part.events, own)),
-            impression_id=tensor(slices.event_id.take(chosen) if real else np.full(1, -1)),
-            visible_end=tensor(np.searchsorted(part.events, visible)),
-            history_length=tensor(visible - found.start.take(chosen)),
+            impression_event=tensor(part.impression_event),
+            impression_id=tensor(np.add(own, id_shift, out=id_shift) if real else np.full(1, -1)),
+            visible_end=tensor(part.visible_end),
+            history_length=tensor(part.visible - np.repeat(users_start, num_each)),
             impressions=levels["impressions"],
-            label=tensor(slices.label.take(chosen).astype(np.float32) * np.float32(part.weight)),
+            label=tensor(label if real else label * np.float32(0)),
             weight=torch.full((len(own),), part.weight),
             histories={name: jagged(history) for name, history in part.histories.items()},
             global_impressions=part.global_impressions,
@@ -239,3 +250,16 @@ def _among(events: Int64, own: Int64) -> Int64:
     inside = at < len(events)
     inside[inside] = events[at[inside]] == own[inside]
     return np.where(inside, at, -1)
+
+
+def _among_pieces(pieces: Pieces, offsets: Int64, own: Int64, shift: Int64) -> Int64:
+    """`_among` the events of ascending stretches. shift: from the buffer to the batch, by each impression's stretch.
+
+    Only what lies beyond the end of its own stretch is searched for: a later stretch of its user may hold it.
+    """
+    position = own + shift
+    beyond = np.flatnonzero(own >= np.repeat(pieces.end, pieces.num_impressions))
+    far = own[beyond]
+    at = np.searchsorted(pieces.start, far, side="right") - 1
+    position[beyond] = np.where(far < pieces.end[at], offsets[at] + far - pieces.start[at], -1)
+    return position

@@ -101,6 +101,7 @@ def distinct(parts: Sequence[Array], size: int, scratch: Scratch) -> tuple[Int64
     parts: integers in [0, size). The work grows with the values, not with size.
     """
     position = scratch.position(size)
+    parts = [p.astype(np.intp, copy=False) for p in parts]  # other indexes are several times slower
     if size <= 4 * sum(len(p) for p in parts):
         mark = scratch.mark(size)
         for values in parts:

@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ctr_rec.batch.columns import Int64, ranges
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -92,32 +89,38 @@ def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Gen
     count = np.diff(np.append(first, n))
     users = random.permutation(len(first)) if random is not None else np.arange(len(first))
     line = ranges(first[users], count[users])
-    visible, start = found.visible.take(line), found.start.take(line)
-    heads = np.zeros(n, bool)
-    heads[np.cumsum(count[users]) - count[users]] = True
-    fresh, heads = _fresh(heads, visible, start, reach)
-    ends = np.cumsum(fresh + 1)
+    visible = found.visible.take(line)
+    heads = np.cumsum(count[users]) - count[users]
+    start = found.start[first[users]]
+    fresh, opens = _fresh(heads, visible, start, reach)
+    fresh += 1
+    ends = np.cumsum(fresh, out=fresh)
     cuts = np.searchsorted(ends, -(-ends[-1] * np.arange(num_batches) // num_batches), side="right").astype(np.int64)
-    portions = _portions(line, _at_least_one(_whole(cuts, heads, visible, start, reach), n))
-    return _with_pieces(portions, found, reach)
+    bounds = _at_least_one(_whole(cuts, opens, visible, found.start.take(line[opens]), reach), n)
+    return _with_pieces(line, heads, bounds, found, reach)
 
 
-def _fresh(heads: Flags, visible: Int64, start: Int64, reach: int) -> tuple[Int64, Flags]:
-    """Events each impression adds, and whether it opens an unbroken stretch. heads: whether a user or batch begins."""
+def _fresh(heads: Int64, visible: Int64, start: Int64, reach: int) -> tuple[Int64, Int64]:
+    """Events each impression adds, and positions of those that open an unbroken stretch.
+
+    heads: positions at which a user or a batch begins. start: of the events of the user at each head.
+    """
     gap = np.empty_like(visible)
     np.subtract(visible[1:], visible[:-1], out=gap[1:])
-    at = np.flatnonzero(heads)
-    gap[at] = visible[at] - start[at]
+    gap[heads] = visible[heads] - start
     opens = gap > reach
-    opens |= heads
-    return np.minimum(gap, reach, out=gap), opens
+    opens[heads] = True
+    return np.minimum(gap, reach, out=gap), np.flatnonzero(opens)
 
 
-def _whole(cuts: Int64, opens: Flags, visible: Int64, start: Int64, reach: int) -> Int64:
-    """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
-    openings = np.flatnonzero(opens)
-    opening = openings[np.searchsorted(openings, cuts, side="right") - 1]
-    begin = np.maximum(start[opening], visible[opening] - reach)
+def _whole(cuts: Int64, opens: Int64, visible: Int64, start: Int64, reach: int) -> Int64:
+    """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves.
+
+    opens: positions at which a stretch opens. start: of the events of the user at each of them.
+    """
+    at = np.searchsorted(opens, cuts, side="right") - 1
+    opening = opens[at]
+    begin = np.maximum(start[at], visible[opening] - reach)
     before = visible[cuts] - begin + (cuts - opening)
     return np.where(before <= reach, opening, cuts)
 
@@ -130,23 +133,27 @@ def _at_least_one(cuts: Int64, num_impressions: int) -> Int64:
     return np.append(cuts, num_impressions)
 
 
-def _with_pieces(portions: Portions, found: Impressions, reach: int) -> Portions:
-    """Adds the stretches that each batch's impressions need: from `reach` before the first to the last.
+def _with_pieces(line: Int64, heads: Int64, bounds: Int64, found: Impressions, reach: int) -> Portions:
+    """Batches in canonical order, with the stretches their impressions need: from `reach` before the first to the last.
 
     Impressions of one user further than `reach` apart need nothing in between: they become two pieces.
+    line[heads] begin users, line[bounds] begin batches: between those, the line is in canonical order already.
     """
-    order, n = portions.order, len(portions.order)
-    user, visible, start = found.user.take(order), found.visible.take(order), found.start.take(order)
-    heads = np.ones(n, bool)
-    np.not_equal(user[1:], user[:-1], out=heads[1:])
-    heads[portions.bounds[:-1]] = True
-    _, opens = _fresh(heads, visible, start, reach)
-    first = np.flatnonzero(opens)
-    last = np.append(first[1:], n) - 1
+    n = len(line)
+    runs = np.union1d(heads, bounds[:-1])
+    length = np.diff(np.append(runs, n))
+    batch = np.searchsorted(bounds, runs, side="right")
+    by_batch = np.lexsort((line[runs], batch))
+    first, length = line[runs][by_batch], length[by_batch]
+    order = ranges(first, length)
+    visible = found.visible.take(order)
+    _, opens = _fresh(np.cumsum(length) - length, visible, found.start[first], reach)
+    last = np.append(opens[1:], n) - 1
+    mine = order[opens]
     pieces = Pieces(
-        user=user[first],
-        start=np.maximum(start[first], visible[first] - reach),
+        user=found.user[mine],
+        start=np.maximum(found.start[mine], visible[opens] - reach),
         end=visible[last],
-        num_impressions=last + 1 - first,
+        num_impressions=last + 1 - opens,
     )
-    return Portions(order, portions.bounds, pieces, np.searchsorted(first, portions.bounds).astype(np.int64))
+    return Portions(order, bounds, pieces, np.searchsorted(opens, bounds).astype(np.int64))

@@ -66,7 +66,7 @@ class Frame:
         return [str(v) for v in self._array(name).to_pylist()]
 
     def lists(self, name: str, dtype: type[np.generic]) -> tuple[Array, Int64]:
-        """Values of a list column and the offsets of its rows."""
+        """Values of a list column and the offsets of its rows. dtype np.integer: whole numbers as wide as stored."""
         values, offsets = self._unnest(self._array(name), name)
         return self._numpy(values, name, dtype), offsets
 
@@ -139,7 +139,8 @@ class Frame:
                 f"column {name!r} of {self.place.path}: expected {np.dtype(dtype).name}, got {array.type}; "
                 f"{PREPARE_AGAIN}"
             )
-        return array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        values = array.to_numpy(zero_copy_only=False)
+        return values if dtype is np.integer else values.astype(dtype, copy=False)
 
 
 def same_rows(first: Int64, other: Int64) -> bool:

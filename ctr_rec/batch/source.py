@@ -25,20 +25,21 @@ from ctr_rec.schema.table import SparseSpec
 class Slices:
     """User slices: one row group, or several joined. U users, T events, N impressions of the split.
 
-    user: int64 [U], user numbers. offsets: int64 [U + 1]. time, item: int64 [T]. action: int16 [T].
+    user: int64 [U], user numbers. first_event: int64 [U], number of each user's first event in the log.
+    offsets: int64 [U + 1]. time: int64 [T]. item: int32 or as stored [T]. action: int16 [T].
     own: int64 [N], position of each impression among the events. request_time: int64 [N]. label: int8 [N].
-    event_id: int64 [N], unique within the log. events [T], counters [N], users [U]: standardised, by name.
+    events [T], counters [N], users [U]: standardised, by name.
     """
 
     user: Int64
+    first_event: Int64
     offsets: Int64
     time: Int64
-    item: Int64
+    item: Array
     action: Array
     own: Int64
     request_time: Int64
     label: Array
-    event_id: Int64
     events: dict[str, Column]
     counters: dict[str, Array]
     users: dict[str, Column]
@@ -52,6 +53,7 @@ def join_slices(parts: Sequence[Slices]) -> Slices:
     offsets = [p.offsets[1:] + shift for p, shift in zip(parts, shifts, strict=True)]
     return Slices(
         user=np.concatenate([p.user for p in parts]),
+        first_event=np.concatenate([p.first_event for p in parts]),
         offsets=np.concatenate([np.zeros(1, np.int64), *offsets]),
         time=np.concatenate([p.time for p in parts]),
         item=np.concatenate([p.item for p in parts]),
@@ -59,11 +61,15 @@ def join_slices(parts: Sequence[Slices]) -> Slices:
         own=np.concatenate([p.own + shift for p, shift in zip(parts, shifts, strict=True)]),
         request_time=np.concatenate([p.request_time for p in parts]),
         label=np.concatenate([p.label for p in parts]),
-        event_id=np.concatenate([p.event_id for p in parts]),
         events={name: join([p.events[name] for p in parts]) for name in parts[0].events},
         counters={name: np.concatenate([p.counters[name] for p in parts]) for name in parts[0].counters},
         users={name: join([p.users[name] for p in parts]) for name in parts[0].users},
     )
+
+
+def _at(every: Array, own: Int64) -> Array:
+    """Values at ascending distinct positions; all of them without a copy."""
+    return every if len(own) == len(every) else every.take(own)
 
 
 def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.bool_]:
@@ -116,14 +122,14 @@ class Source:
         own = self._own(frame, group, impression, request_time)
         slices = Slices(
             user=frame.plain("user", np.int64),
+            first_event=offsets[:-1] + group.first_event,
             offsets=offsets,
             time=time,
-            item=self._list(frame, "item", np.int64, offsets),
+            item=self._list(frame, "item", np.integer, offsets),
             action=self._list(frame, "action", np.int16, offsets),
             own=own,
-            request_time=request_time.take(own),
+            request_time=_at(request_time, own),
             label=self._label(frame, offsets, own),
-            event_id=own + group.first_event,
             events={f.name: self._event_feature(frame, f, offsets) for f in self.spec.event},
             counters={c: self._counter(frame, c, offsets, own) for c in self.spec.counters},
             users=self._users(group, frame),
@@ -145,7 +151,7 @@ class Source:
 
     def _label(self, frame: Frame, offsets: Int64, own: Int64) -> Array:
         every = self._list(frame, self.label, np.int8, offsets)
-        label = every.take(own)
+        label = _at(every, own)
         if len(label) and not (label.min() >= 0 and label.max() <= 1):
             bad = np.zeros(len(every), bool)
             bad[own] = (label != 0) & (label != 1)
@@ -221,9 +227,9 @@ class Source:
         self, frame: Frame, name: str, every: Array, offsets: Int64 | None, log1p: bool, own: Int64 | None = None
     ) -> Array:
         """Standardised by the training range, at the positions `own` where given."""
-        values = every if own is None else every.take(own)
+        values = every if own is None else _at(every, own)
         least = -1.0 if log1p else -np.inf
-        if not (np.isfinite(values).all() and (values > least).all()):
+        if len(values) and not (values.min() > least and values.max() < np.inf):  # not a number fails both
             bad = np.zeros(len(every), bool)
             bad[slice(None) if own is None else own] = ~(np.isfinite(values) & (values > least))
             frame.refuse(bad, offsets, name, every, "a number above -1 (log1p)" if log1p else "a finite number")
@@ -233,7 +239,9 @@ class Source:
                 f"{join_path(self.folder, MANIFEST)} has no mean and deviation of {name!r}; {PREPARE_AGAIN}"
             )
         scale = np.float32(1.0 / info.std if info.std > 0 else 1.0)
-        return ((np.log1p(values) if log1p else values) - np.float32(info.mean)) * scale
+        values = np.log1p(values) if log1p else values
+        standard = np.subtract(values, np.float32(info.mean), out=values if log1p else None)
+        return np.multiply(standard, scale, out=standard)
 
     def _users(self, group: RowGroup, events: Frame) -> dict[str, Column]:
         """Profiles of the row group's users: the users file has the same rows, its row groups may differ."""

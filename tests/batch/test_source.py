@@ -197,7 +197,7 @@ def test_joined_slices_are_the_rows_one_after_the_other(log: Log) -> None:
     joined = join_slices(parts)
     assert joined.offsets[-1] == len(joined.time) == log.manifest.events
     assert np.diff(joined.offsets).tolist() == [n for p in parts for n in np.diff(p.offsets)]
-    assert joined.own.tolist() == joined.event_id.tolist()
+    assert joined.first_event.tolist() == joined.offsets[:-1].tolist()
     topics = joined.events["topics"]
     assert isinstance(topics, Ragged)
     assert len(topics.offsets) == log.manifest.events + 1
