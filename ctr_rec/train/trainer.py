@@ -182,7 +182,10 @@ class Trainer:
         metric = self.run.validation.metric
         if undefined is not None:
             return f"{metric} is undefined ({undefined}): no checkpoint is the best; watch logloss, or move the split"
-        return f"{'best' if better else 'not better than'} {metric} {self.position.best:.4f}"
+        best = self.position.best
+        if best is None:
+            return f"{metric} is infinite: no checkpoint is the best; lower the learning rates"
+        return f"{'best' if better else 'not better than'} {metric} {best:.4f}"
 
     def _enough(self) -> bool:
         patience = self.run.validation.patience
