@@ -85,43 +85,45 @@ def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Gen
     `reach` per impression, and one per impression.
     """
     n = len(found.user)
-    first = np.flatnonzero(np.diff(found.user, prepend=-1))
-    count = np.diff(np.append(first, n))
+    first = np.append(0, np.flatnonzero(found.user[1:] != found.user[:-1]) + 1)
     users = random.permutation(len(first)) if random is not None else np.arange(len(first))
-    line = ranges(first[users], count[users])
-    visible = found.visible.take(line)
-    heads = np.cumsum(count[users]) - count[users]
-    start = found.start[first[users]]
-    fresh, opens = _fresh(heads, visible, start, reach)
-    fresh += 1
-    ends = np.cumsum(fresh, out=fresh)
-    cuts = np.searchsorted(ends, -(-ends[-1] * np.arange(num_batches) // num_batches), side="right").astype(np.int64)
-    bounds = _at_least_one(_whole(cuts, opens, visible, found.start.take(line[opens]), reach), n)
-    return _with_pieces(line, heads, bounds, found, reach)
+    ends, opens = _tokens(first, found, reach)
+    before = np.append(0, ends[first[1:] - 1])
+    count, total = np.diff(first, append=n)[users], np.diff(before, append=ends[-1])[users]
+    line_ends = np.cumsum(total)
+    cuts = -(-ends[-1] * np.arange(num_batches) // num_batches)
+    owner = np.searchsorted(line_ends, cuts, side="right")
+    inside = cuts - (line_ends - total)[owner] + before[users[owner]]
+    at = _whole(np.searchsorted(ends, inside, side="right").astype(np.int64), opens, found, reach)
+    heads = np.cumsum(count) - count
+    bounds = _at_least_one(heads[owner] + at - first[users[owner]], n)
+    runs = np.union1d(heads, bounds[:-1])
+    owner = np.searchsorted(heads, runs, side="right") - 1
+    begins = first[users[owner]] + runs - heads[owner]
+    return _with_pieces(begins, np.searchsorted(bounds, runs, side="right") - 1, bounds, opens, found, reach)
 
 
-def _fresh(heads: Int64, visible: Int64, start: Int64, reach: int) -> tuple[Int64, Int64]:
-    """Events each impression adds, and positions of those that open an unbroken stretch.
+def _tokens(first: Int64, found: Impressions, reach: int) -> tuple[Int64, Int64]:
+    """Tokens up to and with each impression, and the impressions that open an unbroken stretch.
 
-    heads: positions at which a user or a batch begins. start: of the events of the user at each head.
+    first: each user's first impression. An impression counts 1 and the events it adds.
     """
-    gap = np.empty_like(visible)
-    np.subtract(visible[1:], visible[:-1], out=gap[1:])
-    gap[heads] = visible[heads] - start
-    opens = gap > reach
-    opens[heads] = True
-    return np.minimum(gap, reach, out=gap), np.flatnonzero(opens)
+    visible = found.visible
+    added = np.empty_like(visible)
+    np.subtract(visible[1:], visible[:-1], out=added[1:])
+    added[first] = visible[first] - found.start[first]
+    opens = added > reach
+    opens[first] = True
+    np.minimum(added, reach, out=added)
+    added += 1
+    return np.cumsum(added, out=added), np.flatnonzero(opens)
 
 
-def _whole(cuts: Int64, opens: Int64, visible: Int64, start: Int64, reach: int) -> Int64:
-    """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves.
-
-    opens: positions at which a stretch opens. start: of the events of the user at each of them.
-    """
-    at = np.searchsorted(opens, cuts, side="right") - 1
-    opening = opens[at]
-    begin = np.maximum(start[at], visible[opening] - reach)
-    before = visible[cuts] - begin + (cuts - opening)
+def _whole(cuts: Int64, opens: Int64, found: Impressions, reach: int) -> Int64:
+    """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
+    opening = opens[np.searchsorted(opens, cuts, side="right") - 1]
+    begin = np.maximum(found.start[opening], found.visible[opening] - reach)
+    before = found.visible[cuts] - begin + (cuts - opening)
     return np.where(before <= reach, opening, cuts)
 
 
@@ -133,27 +135,24 @@ def _at_least_one(cuts: Int64, num_impressions: int) -> Int64:
     return np.append(cuts, num_impressions)
 
 
-def _with_pieces(line: Int64, heads: Int64, bounds: Int64, found: Impressions, reach: int) -> Portions:
+def _with_pieces(begins: Int64, batch: Int64, bounds: Int64, opens: Int64, found: Impressions, reach: int) -> Portions:
     """Batches in canonical order, with the stretches their impressions need: from `reach` before the first to the last.
 
+    begins: first impression of each run, in canonical order, that one batch holds of one user. batch: of each run.
     Impressions of one user further than `reach` apart need nothing in between: they become two pieces.
-    line[heads] begin users, line[bounds] begin batches: between those, the line is in canonical order already.
     """
-    n = len(line)
-    runs = np.union1d(heads, bounds[:-1])
-    length = np.diff(np.append(runs, n))
-    batch = np.searchsorted(bounds, runs, side="right")
-    by_batch = np.lexsort((line[runs], batch))
-    first, length = line[runs][by_batch], length[by_batch]
-    order = ranges(first, length)
-    visible = found.visible.take(order)
-    _, opens = _fresh(np.cumsum(length) - length, visible, found.start[first], reach)
-    last = np.append(opens[1:], n) - 1
-    mine = order[opens]
+    ascending = np.argsort(begins)
+    begins, batch = begins[ascending], batch[ascending]
+    first = np.union1d(begins, opens)
+    count = np.diff(first, append=len(found.user))
+    owner = batch[np.searchsorted(begins, first, side="right") - 1]
+    by_batch = np.argsort(owner, kind="stable")
+    first, count = first[by_batch], count[by_batch]
     pieces = Pieces(
-        user=found.user[mine],
-        start=np.maximum(found.start[mine], visible[opens] - reach),
-        end=visible[last],
-        num_impressions=last + 1 - opens,
+        user=found.user[first],
+        start=np.maximum(found.start[first], found.visible[first] - reach),
+        end=found.visible[first + count - 1],
+        num_impressions=count,
     )
-    return Portions(order, bounds, pieces, np.searchsorted(opens, bounds).astype(np.int64))
+    piece_bounds = np.searchsorted(owner[by_batch], np.arange(len(bounds))).astype(np.int64)
+    return Portions(ranges(first, count), bounds, pieces, piece_bounds)
