@@ -62,9 +62,18 @@ def join_slices(parts: Sequence[Slices]) -> Slices:
         request_time=np.concatenate([p.request_time for p in parts]),
         label=np.concatenate([p.label for p in parts]),
         events={name: join([p.events[name] for p in parts]) for name in parts[0].events},
-        counters={name: np.concatenate([p.counters[name] for p in parts]) for name in parts[0].counters},
+        counters=_join_counters([p.counters for p in parts]),
         users={name: join([p.users[name] for p in parts]) for name in parts[0].users},
     )
+
+
+def _join_counters(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Counters below each other, all in one allocation: large ones get large pages, whose first use is far cheaper."""
+    lengths = [len(next(iter(p.values()), ())) for p in parts]
+    block = np.empty((len(parts[0]), sum(lengths)), np.float32)
+    for name, row in zip(parts[0], block, strict=True):
+        np.concatenate([p[name] for p in parts], out=row)
+    return dict(zip(parts[0], block, strict=True))
 
 
 def _at(every: Array, own: Int64) -> Array:
