@@ -5,7 +5,7 @@ Legend: T events of the buffer, N impressions of the split in it, C events of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ class Buffer:
 
 
 def make_buffer(
-    parts: Iterable[Slices],
+    parts: Sequence[Slices],
     action_delay: int,
     channels: dict[str, Channel],
     batches: Pointwise | Packed,
