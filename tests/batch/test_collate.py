@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctr_rec.batch.collate import Window, _among, _union
-from ctr_rec.batch.columns import ranges
+from ctr_rec.batch.collate import Window, _among, _among_pieces, _union
+from ctr_rec.batch.columns import offsets_of, ranges
+from ctr_rec.batch.packing import Pieces
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -34,3 +35,18 @@ def test_own_positions_among_events() -> None:
     events = np.array([2, 5, 9])
     assert _among(events, np.array([5, 3, 9, 10, 2])).tolist() == [1, -1, 2, -1, 0]
     assert _among(events[:0], np.array([5])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_own_positions_among_stretches_are_found_in_later_stretches_too(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    bounds = np.sort(random.choice(200, 12, replace=False))
+    start, end = bounds[::2], bounds[1::2]
+    count = random.integers(0, 9, 6)
+    pieces = Pieces(np.zeros(6, np.int64), start, end, count)
+    offsets = offsets_of(end - start)
+    first = np.repeat(start, count)
+    own = first + random.integers(0, 90, len(first))
+    shift = np.repeat(offsets[:-1] - start, count)
+    found = _among_pieces(pieces, offsets, own, shift)
+    assert found.tolist() == _among(ranges(start, end - start), own).tolist()
