@@ -43,7 +43,7 @@ class Manifest(Config):
     config: the run's resolved config. train_range: impression times the weights were trained on, in the log's unit,
     so that a later warm start can refuse an overlap with its own validation or test range. tables: rows and width by
     table. plan: placement when saved. metrics: latest validation metrics, None where undefined. state: plain data of
-    the trainer (reader position, early stopping, schedules). clean_stop: saved on request rather than on schedule.
+    the trainer (reader position, early stopping, schedules).
     """
 
     format: int = FORMAT
@@ -60,7 +60,6 @@ class Manifest(Config):
     versions: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float | None] = Field(default_factory=dict)
     state: dict[str, Any] = Field(default_factory=dict)
-    clean_stop: bool = False
     files: tuple[StoredFile, ...] = ()
 
 

@@ -40,6 +40,8 @@ class TowerConfig(OpenConfig):
     """Settings of one tower; `build` is the only way to make it. `channels` are read from the batch by name."""
 
     filling: ClassVar[Filling]
+    # A packed tower reads whole users; one that reads channels of them besides says so.
+    reads_channels: ClassVar[bool] = True
 
     @property
     def reach(self) -> int:

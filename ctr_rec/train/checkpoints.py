@@ -25,15 +25,19 @@ class Checkpoints:
         self.built = built
         self.dense_optimizer = dense_optimizer
 
-    def save(self, position: dict[str, Any], log: IntervalLog, best: float | None) -> None:
-        """Keeps the present state under its step; best: the watched metric, where it is the best so far.
+    def save(
+        self, position: dict[str, Any], log: IntervalLog, metrics: dict[str, float | None], best: float | None
+    ) -> None:
+        """Keeps the present state under its step.
+
+        metrics: of the latest validation, kept beside it. best: the watched metric, where it is the best so far.
 
         A step that is saved already is not written again.
         """
         group, run, step = self.built.group, self.built.run, int(position["step"])
         path = checkpoint_folder(self.folder.path, step)
         if not group.any(group.is_main and (path / MANIFEST).is_file()):
-            save(path, self._state(), self._manifest(position), self._own(log), group)
+            save(path, self._state(), self._manifest(position, metrics), self._own(log), group)
         if group.is_main:
             if best is not None:
                 mark_best(self.folder.path, step, run.validation.metric, best)
@@ -68,7 +72,7 @@ class Checkpoints:
         parallel = self.built.parallel
         return training_state(parallel.model, parallel.fused_optimizer, self.dense_optimizer, parallel.dense_parameters)
 
-    def _manifest(self, position: dict[str, Any]) -> Manifest:
+    def _manifest(self, position: dict[str, Any], metrics: dict[str, float | None]) -> Manifest:
         built = self.built
         return Manifest(
             step=position["step"],
@@ -80,6 +84,7 @@ class Checkpoints:
             train_range=(built.manifest.time_range[0], built.manifest.split.train_end),
             tables=table_sizes(built.spec),
             plan=built.parallel.plan.model_dump(mode="json"),
+            metrics=metrics,
             state=position,
         )
 

@@ -26,6 +26,7 @@ FREE_ON_RESUME = (
     "train.max_steps",
     "train.log_every",
     "train.threads",
+    "data.log",  # a log that moved; its fingerprint is compared with the checkpoint's
     "data.workers",
     "data.prefetch",
     "checkpoint",

@@ -74,6 +74,11 @@ class Run(Config):
                 f"{type(self.data.batches).__name__}; set data.batches to "
                 f"{'Packed(...)' if self.tower.filling is Filling.PACKED else 'Pointwise(...)'}"
             )
+        if self.data.channels and not self.tower.reads_channels:
+            raise ConfigError(
+                f"tower {type(self.tower).__name__} reads a user's whole stream, so data.channels "
+                f"({', '.join(self.data.channels)}) would have no effect; remove them"
+            )
         if isinstance(self.data.batches, Packed) and self.tower.reach > self.data.batches.reach:
             raise ConfigError(
                 f"tower {type(self.tower).__name__} reaches {self.tower.reach} events back, but data.batches.context "

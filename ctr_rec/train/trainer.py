@@ -65,6 +65,7 @@ class Trainer:
         self.log = IntervalLog(self.group, run.train.window)
         self.checkpoints = Checkpoints(folder, built, self.stepper.dense_optimizer)
         self._waited = 0.0
+        self._metrics: dict[str, float | None] = {}
         self.total_steps = sum(s.epochs for s in self.stages) * self.reader.num_batches()
         if run.train.max_steps is not None:
             self.total_steps = min(self.total_steps, run.train.max_steps)
@@ -157,6 +158,7 @@ class Trainer:
             metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
             watched = self.run.validation
             better = self._judge(float(metrics[watched.metric]))
+            self._metrics = {k: float(v) if np.isfinite(v) else None for k, v in metrics.items()}
             record.write("valid", self.position.step, {k: float(v) for k, v in metrics.items()})
             record.say(
                 f"step {self.position.step} validation | auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f} "
@@ -196,7 +198,7 @@ class Trainer:
             if seen is not None:
                 seen.flush()
             started = time.perf_counter()
-            self.checkpoints.save(asdict(self.position), self.log, self.position.best if best else None)
+            self.checkpoints.save(asdict(self.position), self.log, self._metrics, self.position.best if best else None)
             seconds = time.perf_counter() - started
         if seconds > 25:
             record.say(

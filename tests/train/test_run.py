@@ -35,3 +35,10 @@ def test_a_tower_that_reaches_past_the_context_of_its_batches_is_refused() -> No
 def test_a_mistyped_override_names_its_neighbour() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'sed'.*seed"):
         override(small_run(Path("log")), ["train.sed=3"])
+
+
+def test_channels_that_a_tower_does_not_read_are_refused() -> None:
+    run = small_run(Path("log"))
+    data = run.data.model_copy(update={"batches": Packed(tokens=2000, context=512)})
+    with pytest.raises(ValueError, match=r"HSTUConfig reads a user's whole stream, so data.channels \(all\) would"):
+        Run(**{**dict(run), "data": data, "tower": HSTUConfig()})

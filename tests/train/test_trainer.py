@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ctr_rec.checkpoint.history import best_record, committed, latest
+from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.config import override
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.sharding.group import Group, open_group
@@ -133,6 +134,7 @@ def test_validation_that_gets_worse_stops_early_and_keeps_the_best(run: Run, tmp
     assert record is not None
     valid = {line["step"]: line["auc"] for line in _lines(tmp_path) if line["kind"] == "valid"}
     assert record.step == max(valid, key=lambda step: valid[step])
+    assert read_manifest(latest(tmp_path)).metrics["auc"] == valid[outcome.position.step]
     assert {step for step, _ in committed(tmp_path)} == {record.step, outcome.position.step}
 
 

@@ -52,6 +52,7 @@ class HSTUConfig(TowerConfig):
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
+    reads_channels: ClassVar[bool] = False
     width: int = Field(default=64, ge=1)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
