@@ -25,7 +25,7 @@ SEEDS = (1, 2, 3)
 SCORERS = ("item_mean", "counters2", "counters7")
 TOWERS = ("hstu", "din", "mlp", "dcn_v2")
 # Asked of the default cut alone: FuxiCTR's inputs, and whether running counters add to the best tower.
-ONLY_DEFAULT = ("din_fuxictr", "hstu_counters")
+ONLY_DEFAULT = ("hstu_counters", "din_fuxictr")
 REFERENCE = "counters7"
 RECORD = Path("launch/records/2026-11-22_movielens_baselines")
 JOBS = int(os.environ.get("JOBS", "2"))
