@@ -129,7 +129,7 @@ def mechanisms() -> list[Mechanism]:
     apart = {"searches": Channel(actions=(SEARCH,), last=10), "shown": Channel(actions=SHOWN, last=10)}
     no_history = Arm(_mlp(), {})
     plain = Arm(_din(use_action=True, use_order=True), recent)
-    action = Arm(_hstu(), {})
+    ordered = Arm(_hstu(use_order=True), {})
     return [
         Mechanism(
             "long_term",
@@ -157,13 +157,13 @@ def mechanisms() -> list[Mechanism]:
             "HSTU",
             "use_age",
             Arm(_hstu(use_order=True, use_age=True), {}),
-            Arm(_hstu(use_order=True), {}),
+            ordered,
             epochs=10,
         ),
         Mechanism("action_kind", 6.0, "DIN", "use_action", plain, Arm(_din(False, use_order=True), recent), epochs=9),
-        Mechanism("action_kind", 6.0, "HSTU", "use_action", action, Arm(_hstu(False), {}), epochs=8),
+        Mechanism("action_kind", 6.0, "HSTU", "use_action", ordered, Arm(_hstu(False, use_order=True), {}), epochs=16),
         Mechanism("position", 3.0, "DIN", "use_order", plain, Arm(_din(), recent)),
-        Mechanism("position", 3.0, "HSTU", "use_order", Arm(_hstu(use_order=True), {}), action),
+        Mechanism("position", 3.0, "HSTU", "use_order", ordered, Arm(_hstu(), {})),
         Mechanism(
             "content", 3.0, "DIN", "content vectors", Arm(_din(use_order=True), recent, ("item",)), plain, MANY_ITEMS
         ),
