@@ -98,9 +98,10 @@ def profile(path: Path) -> Table:
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         if "more fields" in reason:
+            columns = len(frame.collect_schema())
             raise DataError(
-                f"{path}: some row has more fields than the header has columns ({len(frame.collect_schema())}, parted by "
-                f"{separator!r}); quote cells that hold the separator, or name the missing columns in the header"
+                f"{path}: some row has more fields than the header has columns ({columns}, parted by {separator!r}); "
+                f"quote cells that hold the separator, or name the missing columns in the header"
             ) from error
         raise DataError(f"{path}: cannot be read ({reason}); is it a whole CSV or Parquet file?") from error
     rows = int(counts["_rows"][0])
