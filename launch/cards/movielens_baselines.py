@@ -106,7 +106,7 @@ def run_all() -> None:
 
 
 def rows() -> list[Row]:
-    """Every model of every cut whose runs are all done, paired with the reference on the same cut."""
+    """Every model of every cut with its finished runs, paired with the reference on the same cut."""
     found = []
     for cut in CUTS:
         by_model: dict[str, list[Job]] = {}
@@ -115,7 +115,7 @@ def rows() -> list[Row]:
         for model in (*SCORERS, *(m for m in by_model if m not in SCORERS)):
             runs = [job.folder for job in by_model[model] if job.done]
             reference = ROOT / cut / REFERENCE
-            if len(runs) == len(by_model[model]):
+            if runs:
                 found.append(read_row(cut, model, runs, reference if model != REFERENCE else None))
     return found
 
