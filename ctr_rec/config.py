@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
@@ -162,7 +163,7 @@ def load_function(target: str) -> Any:
     path = Path(path_text)
     if not path.is_file():
         raise ConfigError(f"recipe file {path} does not exist (looked from {Path.cwd()})")
-    module = _load_file(path)
+    module = load_module(path, f"ctr_rec_recipe_{path.stem}")
     offered = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
     offered = [k for k in offered if not k.startswith("_")]
     if name not in offered:
@@ -171,8 +172,8 @@ def load_function(target: str) -> Any:
     return getattr(module, name)
 
 
-def _load_file(path: Path) -> Any:
-    name = f"ctr_rec_recipe_{path.stem}"
+def load_module(path: Path, name: str) -> ModuleType:
+    """Runs a user's Python file as module `name`. Raises ConfigError that names the file when it raises."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -182,6 +183,8 @@ def _load_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except CtrRecError:
         raise
+    except ValidationError as error:
+        raise explain(error, str(path)) from error
     except Exception as error:
         raise ConfigError(f"{path} raises {type(error).__name__} when loaded: {error}") from error
     return module

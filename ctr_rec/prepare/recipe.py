@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
-from ctr_rec.config import explain
+from ctr_rec.config import explain, load_module
 from ctr_rec.errors import ConfigError, CtrRecError, DataError
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.schema.log import LogSchema, Split
@@ -121,18 +119,4 @@ def schema_beside(file: str) -> LogSchema:
 
 
 def _load(path: Path) -> ModuleType:
-    name = f"ctr_rec_data_{path.parent.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except CtrRecError:
-        raise
-    except ValidationError as error:
-        raise explain(error, str(path)) from error
-    except Exception as error:
-        raise ConfigError(f"{path} raises {type(error).__name__} when loaded: {error}") from error
-    return module
+    return load_module(path, f"ctr_rec_data_{path.parent.name}_{path.stem}")
