@@ -1,6 +1,7 @@
 """The card of the baselines on MovieLens-1M: three rolling cuts in time, three seeds, against counters.
 
-    python -m launch.cards.movielens_baselines      from the root, after `ctr-rec prepare` of each cut (see CUTS)
+    python -m launch.cards.movielens_baselines --card launch/records/NAME     from the root, after preparing each of CUTS
+    python -m launch.cards.movielens_baselines --cut early --model din --card launch/records/NAME
 
 Stopped anywhere, the same command goes on where it was. Runs lie below runs/card_baselines, the card below
 launch/records. Every model was chosen on validation; the test range of a run is scored once, at its end.
@@ -12,9 +13,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 from launch.cards.summary import Row, markdown, plot, read_row
 
@@ -27,7 +31,6 @@ TOWERS = ("hstu", "din", "mlp", "dcn_v2")
 # Asked of the default cut alone: FuxiCTR's inputs, and whether running counters add to the best tower.
 ONLY_DEFAULT = ("hstu_counters", "din_fuxictr")
 REFERENCE = "counters7"
-RECORD = Path("launch/records/2026-11-22_movielens_baselines")
 JOBS = int(os.environ.get("JOBS", "2"))
 
 
@@ -85,17 +88,19 @@ def call(*arguments: str) -> None:
         )
 
 
-def jobs() -> list[Job]:
-    """All runs of the card, the default cut first."""
-    found = [Job("default", model, seed) for model in (*TOWERS, *ONLY_DEFAULT) for seed in SEEDS]
-    found += [Job(cut, model, seed) for cut in ("middle", "early") for model in TOWERS for seed in SEEDS]
-    return found + [Job(cut, scorer, None) for cut in CUTS for scorer in SCORERS]
+def jobs(cuts: Sequence[str], models: Sequence[str]) -> list[Job]:
+    """All runs of the card, the scorers first: they take seconds."""
+    found = [Job(cut, scorer, None) for cut in cuts for scorer in SCORERS]
+    for cut in cuts:
+        offered = (*TOWERS, *ONLY_DEFAULT) if cut == "default" else TOWERS
+        found += [Job(cut, model, seed) for model in offered if model in models for seed in SEEDS]
+    return found
 
 
-def run_all() -> None:
+def run_all(wanted: Sequence[Job]) -> None:
     """Runs what is not done yet, JOBS at a time, one line per finished run."""
-    todo = [job for job in jobs() if not job.done]
-    print(f"{len(jobs()) - len(todo)} runs done, {len(todo)} to go", flush=True)
+    todo = [job for job in wanted if not job.done]
+    print(f"{len(wanted) - len(todo)} runs done, {len(todo)} to go", flush=True)
 
     def one(job: Job) -> None:
         job.run()
@@ -105,24 +110,24 @@ def run_all() -> None:
         list(pool.map(one, todo))
 
 
-def rows() -> list[Row]:
+def rows(wanted: Sequence[Job]) -> list[Row]:
     """Every model of every cut with its finished runs, paired with the reference on the same cut."""
-    found = []
-    for cut in CUTS:
-        by_model: dict[str, list[Job]] = {}
-        for job in (j for j in jobs() if j.cut == cut):
-            by_model.setdefault(job.model, []).append(job)
-        for model in (*SCORERS, *(m for m in by_model if m not in SCORERS)):
-            runs = [job.folder for job in by_model[model] if job.done]
-            reference = ROOT / cut / REFERENCE
-            if runs:
-                found.append(read_row(cut, model, runs, reference if model != REFERENCE else None))
-    return found
+    by_model: dict[tuple[str, str], list[Path]] = {}
+    for job in wanted:
+        if job.done:
+            by_model.setdefault((job.cut, job.model), []).append(job.folder)
+    return [
+        read_row(cut, model, runs, ROOT / cut / REFERENCE if model != REFERENCE else None)
+        for (cut, model), runs in by_model.items()
+    ]
 
 
-def write_card(folder: Path) -> None:
-    """tables.md, results.json, test.svg and configs.json; the prose beside them is written by hand."""
-    found = rows()
+def write_card(wanted: Sequence[Job], folder: Path) -> None:
+    """tables.md, results.json, test.svg and configs.json; the prose beside them is written by hand.
+
+    A card is never written over: a later run of the script needs a folder of its own.
+    """
+    found = rows(wanted)
     folder.mkdir(parents=True, exist_ok=True)
     plot(found, folder / "test.svg")
     environment, configs = {}, {}
@@ -138,6 +143,18 @@ def write_card(folder: Path) -> None:
     print(f"tables, figures and plot: {folder}", flush=True)
 
 
+@click.command()
+@click.option("--cut", "cuts", type=click.Choice(list(CUTS)), multiple=True, default=list(CUTS))
+@click.option("--model", "models", type=click.Choice([*TOWERS, *ONLY_DEFAULT]), multiple=True)
+@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+def main(cuts: tuple[str, ...], models: tuple[str, ...], card: Path) -> None:
+    """Run what is not done yet and write the card."""
+    if card.exists():
+        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
+    wanted = jobs(cuts, models or (*TOWERS, *ONLY_DEFAULT))
+    run_all(wanted)
+    write_card(wanted, card)
+
+
 if __name__ == "__main__":
-    run_all()
-    write_card(RECORD)
+    main()
