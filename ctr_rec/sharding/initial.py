@@ -30,7 +30,7 @@ def _quantiles() -> np.ndarray:
     return (whole / np.sqrt(np.mean(whole**2))).astype(np.float32)
 
 
-def stream_key(seed: int, table: str) -> np.uint64:
+def stream_key(seed: int | str, table: str) -> np.uint64:
     """Where a table's stream begins; a hash, so that neighbouring seeds share nothing."""
     digest = hashlib.blake2b(f"{seed}/{table}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
@@ -47,7 +47,7 @@ def _mix(counter: np.ndarray) -> np.ndarray:
     return z
 
 
-def normal_rows(seed: int, table: str, rows_R: np.ndarray, dim: int, std: float) -> np.ndarray:
+def normal_rows(seed: int | str, table: str, rows_R: np.ndarray, dim: int, std: float) -> np.ndarray:
     """Initial values of some rows of a table.
 
     Args:

@@ -154,10 +154,12 @@ def local_shards(model: nn.Module) -> Iterator[LocalShard]:
 
 
 @torch.no_grad()
-def write_initial_values(model: nn.Module, tables: Sequence[Table], seed: int) -> None:
-    """Fills this rank's pieces of every table, in slices; see `ctr_rec.sharding.initial`."""
+def write_initial_values(model: nn.Module, tables: Sequence[Table], seed: int | str) -> None:
+    """Fills this rank's pieces of the given tables, in slices; see `ctr_rec.sharding.initial`."""
     by_name = {t.name: t for t in tables}
     for shard in local_shards(model):
+        if shard.table not in by_name:
+            continue
         table = by_name[shard.table]
         first_row, first_column = shard.offset
         columns = slice(first_column, first_column + shard.weight.shape[1])

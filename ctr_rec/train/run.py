@@ -34,6 +34,17 @@ class Checkpointing(Config):
     keep: int = Field(default=2, ge=1)
 
 
+class SparseReset(Config):
+    """Of the strategy `multi_epoch_sparse_reset`: which tables begin again at each epoch, and as what.
+
+    min_rows: smaller tables (gender, weekday) hardly over-fit and go on. to: "start", what the run began with (its warm
+    start, or the initial values of its seed); "fresh", new random initial values at each epoch.
+    """
+
+    min_rows: int = Field(default=10_000, ge=1)
+    to: Literal["start", "fresh"] = "start"
+
+
 class TrainConfig(Config):
     """strategy: a function of train/strategies.py. record_impressions: keep every impression id that was trained on.
 
@@ -41,7 +52,8 @@ class TrainConfig(Config):
     """
 
     seed: int = Field(default=1, ge=0, lt=2**53)
-    strategy: Literal["joint"] = "joint"
+    strategy: Literal["joint", "multi_epoch_sparse_reset"] = "joint"
+    sparse_reset: SparseReset = SparseReset()
     epochs: int = Field(default=1, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -20,6 +20,7 @@ from ctr_rec.train.record import IntervalLog, Record
 from ctr_rec.train.run import Run
 from ctr_rec.train.seen import SeenImpressions, forget_seen_after
 from ctr_rec.train.stage import Stage
+from ctr_rec.train.start import begin_again, restarted
 from ctr_rec.train.step import Stepper, resolve_precision
 from ctr_rec.train.stop import StopRequest
 from ctr_rec.train.strategies import stages
@@ -58,6 +59,9 @@ class Trainer:
         self.built = built
         self.group = built.group
         self.stages = stages(run)
+        for stage in self.stages:
+            if stage.restart is not None:
+                restarted(built.spec.tables, stage.restart)  # a setting without effect is refused before the first step
         dtype = resolve_precision(run.train.precision, self.group.device)
         self.stepper = Stepper(built.parallel, run.dense, self.group.size, dtype)
         self.reader = built.reader("train", run.train.seed)
@@ -121,6 +125,7 @@ class Trainer:
     ) -> Iterator[str]:
         if self.position.stage != number:
             self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0)
+            self._enter(stage, record)
         while self.position.epoch < first_epoch + stage.epochs:
             epoch = self.position.epoch
             for batch in self.reader.batches(epoch, start=self.position.batch):
@@ -134,6 +139,12 @@ class Trainer:
                     seen.add(self.position.step, batch.impression_id[batch.weight > 0].numpy())
                 yield self._after_step(epoch, factor, record, seen)
             self.position = replace(self.position, epoch=epoch + 1, batch=0)
+
+    def _enter(self, stage: Stage, record: Record) -> None:
+        """What happens at the beginning of a stage. No checkpoint lies between it and the stage's first step."""
+        if stage.restart is not None:
+            begun = begin_again(self.built, stage.restart)
+            record.say(f"{stage.name} | tables begin again: {', '.join(begun)}")
 
     def _after_step(self, epoch: int, factor: float, record: Record, seen: SeenImpressions | None) -> str:
         step = self.position.step

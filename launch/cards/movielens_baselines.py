@@ -1,6 +1,6 @@
 """The card of the baselines on MovieLens-1M: three rolling cuts in time, three seeds, against counters.
 
-    python -m launch.cards.movielens_baselines --card launch/records/NAME     from the root, after preparing each of CUTS
+    python -m launch.cards.movielens_baselines --card launch/records/NAME   from the root, with all of CUTS prepared
     python -m launch.cards.movielens_baselines --cut early --model din --card launch/records/NAME
 
 Stopped anywhere, the same command goes on where it was. Runs lie below runs/card_baselines, the card below
