@@ -10,16 +10,13 @@ launch/records. Every model was chosen on validation; the test range of a run is
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from launch.cards.jobs import Scored, Trained, new_folder, run_all
 from launch.cards.summary import Row, markdown, plot, read_row
 
 ROOT = Path("runs/card_baselines")
@@ -31,104 +28,50 @@ TOWERS = ("hstu", "din", "mlp", "dcn_v2")
 # Asked of the default cut alone: FuxiCTR's inputs, and whether running counters add to the best tower.
 ONLY_DEFAULT = ("hstu_counters", "din_fuxictr")
 REFERENCE = "counters7"
-JOBS = int(os.environ.get("JOBS", "2"))
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: a tower's recipe with a seed, or a scorer without seed."""
+class Entry:
+    """One run of the card: a model (or a scorer) on a cut, with a seed where there is one."""
 
     cut: str
     model: str
-    seed: int | None
-
-    @property
-    def folder(self) -> Path:
-        return ROOT / self.cut / (self.model if self.seed is None else f"{self.model}-{self.seed}")
-
-    @property
-    def done(self) -> bool:
-        return all((self.folder / "metrics" / f"{split}.json").is_file() for split in ("valid", "test"))
-
-    def run(self) -> None:
-        """Trains (or goes on), then scores validation and test once."""
-        if self.done:
-            return
-        if self.seed is None:
-            call("predict", "--scorer", self.model, "--log", CUTS[self.cut], "--run-dir", str(self.folder))
-            return
-        if not (self.folder / "clean-stop.json").is_file() or self._stopped():
-            self._train()
-        for split in ("valid", "test"):
-            if not (self.folder / "metrics" / f"{split}.json").is_file():
-                call("evaluate", str(self.folder), "--split", split)
-
-    def _stopped(self) -> bool:
-        return json.loads((self.folder / "clean-stop.json").read_text())["end"] == "stopped"
-
-    def _train(self) -> None:
-        saved = any(self.folder.glob("checkpoints/step-*/manifest.json"))
-        if self.folder.exists() and not saved:
-            subprocess.run(["rm", "-r", str(self.folder)], check=True)
-        settings = {"data.log": CUTS[self.cut], "train.seed": str(self.seed), "train.threads": "1"}
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        resume = ["--resume"] if saved else []
-        call("train", f"{RECIPES}:{self.model}", *sets, "--run-dir", str(self.folder), *resume)
+    job: Trained | Scored
 
 
-def call(*arguments: str) -> None:
-    """One `ctr-rec` command on one thread; its output goes to a file, and its failure ends the card."""
-    ROOT.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (ROOT / "output.log").open("a") as out:
-        out.write(f"$ ctr-rec {' '.join(arguments)}\n")
-        out.flush()
-        subprocess.run(
-            [sys.executable, "-m", "ctr_rec", *arguments], check=True, stdout=out, stderr=out, env=environment
-        )
+def entry(cut: str, model: str, seed: int | None = None) -> Entry:
+    """The entry of a tower with a seed, or of a scorer without one."""
+    if seed is None:
+        return Entry(cut, model, Scored(ROOT / cut / model, model, CUTS[cut]))
+    settings = {"data.log": CUTS[cut], "train.seed": str(seed)}
+    return Entry(cut, model, Trained(ROOT / cut / f"{model}-{seed}", f"{RECIPES}:{model}", settings))
 
 
-def jobs(cuts: Sequence[str], models: Sequence[str]) -> list[Job]:
+def entries(cuts: Sequence[str], models: Sequence[str]) -> list[Entry]:
     """All runs of the card, the scorers first: they take seconds."""
-    found = [Job(cut, scorer, None) for cut in cuts for scorer in SCORERS]
+    found = [entry(cut, scorer) for cut in cuts for scorer in SCORERS]
     for cut in cuts:
         offered = (*TOWERS, *ONLY_DEFAULT) if cut == "default" else TOWERS
-        found += [Job(cut, model, seed) for model in offered if model in models for seed in SEEDS]
+        found += [entry(cut, model, seed) for model in offered if model in models for seed in SEEDS]
     return found
 
 
-def run_all(wanted: Sequence[Job]) -> None:
-    """Runs what is not done yet, JOBS at a time, one line per finished run."""
-    todo = [job for job in wanted if not job.done]
-    print(f"{len(wanted) - len(todo)} runs done, {len(todo)} to go", flush=True)
-
-    def one(job: Job) -> None:
-        job.run()
-        print(f"done: {job.folder}", flush=True)
-
-    with ThreadPoolExecutor(JOBS) as pool:
-        list(pool.map(one, todo))
-
-
-def rows(wanted: Sequence[Job]) -> list[Row]:
+def rows(wanted: Sequence[Entry]) -> list[Row]:
     """Every model of every cut with its finished runs, paired with the reference on the same cut."""
     by_model: dict[tuple[str, str], list[Path]] = {}
-    for job in wanted:
-        if job.done:
-            by_model.setdefault((job.cut, job.model), []).append(job.folder)
+    for one in wanted:
+        if one.job.done:
+            by_model.setdefault((one.cut, one.model), []).append(one.job.folder)
     return [
         read_row(cut, model, runs, ROOT / cut / REFERENCE if model != REFERENCE else None)
         for (cut, model), runs in by_model.items()
     ]
 
 
-def write_card(wanted: Sequence[Job], folder: Path) -> None:
-    """tables.md, results.json, test.svg and configs.json; the prose beside them is written by hand.
-
-    A card is never written over: a later run of the script needs a folder of its own.
-    """
+def write_card(wanted: Sequence[Entry], folder: Path) -> None:
+    """tables.md, results.json, test.svg and configs.json; the prose beside them is written by hand."""
     found = rows(wanted)
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     plot(found, folder / "test.svg")
     environment, configs = {}, {}
     for row in found:
@@ -151,8 +94,8 @@ def main(cuts: tuple[str, ...], models: tuple[str, ...], card: Path) -> None:
     """Run what is not done yet and write the card."""
     if card.exists():
         raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
-    wanted = jobs(cuts, models or (*TOWERS, *ONLY_DEFAULT))
-    run_all(wanted)
+    wanted = entries(cuts, models or (*TOWERS, *ONLY_DEFAULT))
+    run_all([one.job for one in wanted])
     write_card(wanted, card)
 
 

@@ -1,0 +1,103 @@
+"""The runs behind a card: each is trained and scored once, goes on where it was stopped, a few at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+JOBS = int(os.environ.get("JOBS", "2"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recipe with some settings in a run folder. scored: splits that `evaluate` scores at its end, once each."""
+
+    folder: Path
+    recipe: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    scored: tuple[str, ...] = ("valid", "test")
+
+    @property
+    def done(self) -> bool:
+        return _ended(self.folder) and all(_metrics(self.folder, split).is_file() for split in self.scored)
+
+    def run(self) -> None:
+        """Trains (or goes on), then scores what is not scored yet."""
+        if not _ended(self.folder):
+            self._train()
+        for split in self.scored:
+            if not _metrics(self.folder, split).is_file():
+                call(self.folder, "evaluate", str(self.folder), "--split", split)
+
+    def _train(self) -> None:
+        saved = any(self.folder.glob("checkpoints/step-*/manifest.json"))
+        if self.folder.exists() and not saved:
+            shutil.rmtree(self.folder)
+        settings = {**self.settings, "train.threads": "1"}
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        resume = ["--resume"] if saved else []
+        call(self.folder, "train", self.recipe, *sets, "--run-dir", str(self.folder), *resume)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scorer without a network over a prepared log, in a run folder."""
+
+    folder: Path
+    scorer: str
+    log: str
+
+    @property
+    def done(self) -> bool:
+        return all(_metrics(self.folder, split).is_file() for split in ("valid", "test"))
+
+    def run(self) -> None:
+        call(self.folder, "predict", "--scorer", self.scorer, "--log", self.log, "--run-dir", str(self.folder))
+
+
+def _metrics(folder: Path, split: str) -> Path:
+    return folder / "metrics" / f"{split}.json"
+
+
+def _ended(folder: Path) -> bool:
+    """Whether training came to its end; a run asked to stop has not."""
+    marker = folder / "clean-stop.json"
+    return marker.is_file() and json.loads(marker.read_text())["end"] != "stopped"
+
+
+def call(folder: Path, *arguments: str) -> None:
+    """One `ctr-rec` command on one thread; its output goes to a file beside the runs, its failure ends the card."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder.parent / "output.log").open("a") as out:
+        out.write(f"$ ctr-rec {' '.join(arguments)}\n")
+        out.flush()
+        subprocess.run(
+            [sys.executable, "-m", "ctr_rec", *arguments], check=True, stdout=out, stderr=out, env=environment
+        )
+
+
+def run_all(wanted: Sequence[Trained | Scored]) -> None:
+    """Runs what is not done yet, JOBS at a time, one line per finished run."""
+    todo = [job for job in wanted if not job.done]
+    print(f"{len(wanted) - len(todo)} runs done, {len(todo)} to go", flush=True)
+
+    def one(job: Trained | Scored) -> None:
+        job.run()
+        print(f"done: {job.folder}", flush=True)
+
+    with ThreadPoolExecutor(JOBS) as pool:
+        list(pool.map(one, todo))
+
+
+def new_folder(card: Path) -> Path:
+    """Makes the folder of a card. Raises FileExistsError where there is one: cards are never edited."""
+    card.mkdir(parents=True)
+    return card
