@@ -1,4 +1,4 @@
-"""Attention of queries over contiguous visible ranges of packed keys: HSTU's pointwise SiLU, or softmax.
+"""Attention of queries over contiguous visible ranges of packed keys: HSTU's pointwise SiLU, or softmax as in GRAB.
 
 Worked example: two users with 3 and 2 history tokens, one candidate each, the second before the user's last event.
 
@@ -10,12 +10,13 @@ Worked example: two users with 3 and 2 history tokens, one candidate each, the s
 """
 
 from ctr_rec.ops.prefix_attention.attention import prefix_attention
-from ctr_rec.ops.prefix_attention.bias import RelativeBias, hstu_time_edges, time_bucket
+from ctr_rec.ops.prefix_attention.bias import QueryBias, RelativeBias, hstu_time_edges, time_bucket
 from ctr_rec.ops.prefix_attention.plan import BlockLimits, BlockPlan, plan_blocks
 
 __all__ = [
     "BlockLimits",
     "BlockPlan",
+    "QueryBias",
     "RelativeBias",
     "hstu_time_edges",
     "plan_blocks",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.errors import ConfigError
-from ctr_rec.ops.prefix_attention.bias import RelativeBias
+from ctr_rec.ops.prefix_attention.bias import Bias, QueryBias, RelativeBias
 from ctr_rec.ops.prefix_attention.blocked import blocked_prefix_attention
 from ctr_rec.ops.prefix_attention.plan import BlockPlan, plan_blocks
 from ctr_rec.ops.prefix_attention.reference import reference_prefix_attention
@@ -30,7 +30,7 @@ def prefix_attention(
     hi_Q: Tensor,
     own_k_CHE: Tensor | None = None,
     own_v_CHV: Tensor | None = None,
-    bias: RelativeBias | None = None,
+    bias: Bias | None = None,
     *,
     kind: Kind = "silu",
     scale: float = 1.0,
@@ -44,7 +44,8 @@ def prefix_attention(
     q_QHE: [Q, H, E], history tokens or candidates. k_THE, v_THV: [T, H, E] and [T, H, V], the history of all users, one
     after another. lo_Q, hi_Q: int64 [Q]; the range never leaves the query's user, which is what keeps users apart.
     own_k_CHE, own_v_CHV: [C, H, E] and [C, H, V], the own key and value of the last C queries (the candidates), which
-    have bias row 0 of both tables. One call for history and candidates together is cheaper than two.
+    have bias row 0 of both tables. One call for history and candidates together is cheaper than two. bias: additive
+    scalars (`RelativeBias`) or query-aware embeddings (`QueryBias`).
 
     kind "silu": sum of SiLU(scale q.k + bias) v, divided by norm_constant or by the number of visible keys, the own key
     included (arXiv 2402.17152, section 3; never by the longest length of a batch, which would couple users).
@@ -70,9 +71,9 @@ def prefix_attention(
             q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_CHE, own_v_CHV, bias, kind=kind, scale=scale
         )
     else:
-        table_HN = None if bias is None else bias.joint_table()
+        table = bias.codes() if isinstance(bias, QueryBias) else bias.joint_table() if bias is not None else None
         out_QHV = blocked_prefix_attention(
-            q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, table_HN, plan, kind=kind, scale=scale
+            q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, table, plan, kind=kind, scale=scale
         )
     if kind == "softmax":
         return out_QHV
@@ -84,7 +85,7 @@ def prefix_attention(
     return out_QHV / count_Q.clamp(min=1).to(out_QHV.dtype)[:, None, None]
 
 
-def _plan_for(lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | None) -> BlockPlan:
+def _plan_for(lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: Bias | None) -> BlockPlan:
     if bias is None:
         return plan_blocks(lo_Q, hi_Q, num_keys)
     return plan_blocks(
@@ -96,6 +97,7 @@ def _plan_for(lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | No
         query_time_Q=bias.query_time_Q,
         key_time_T=bias.key_time_T,
         time_edges_G=bias.time_edges_G,
+        joint=isinstance(bias, RelativeBias),
     )
 
 
@@ -117,18 +119,22 @@ def _check_shapes(
     v_THV: Tensor,
     own_k_CHE: Tensor | None,
     own_v_CHV: Tensor | None,
-    bias: RelativeBias | None,
+    bias: Bias | None,
 ) -> None:
     (num_queries, num_heads, width), num_keys, value_width = q_QHE.shape, k_THE.shape[0], v_THV.shape[-1]
     num_own = num_queries if own_k_CHE is None else min(num_queries, own_k_CHE.shape[0])
-    tables = (None, None) if bias is None else (bias.position_PH, bias.time_BH)
+    tables: dict[str, Tensor | None] = {}
+    if isinstance(bias, RelativeBias):
+        tables = {"bias.position_PH": bias.position_PH, "bias.time_BH": bias.time_BH}
+    elif bias is not None:
+        tables = {"bias.position_PE": bias.position_PE, "bias.time_BE": bias.time_BE}
+    last = num_heads if isinstance(bias, RelativeBias) else width
     for name, tensor, expected in (
         ("k_THE", k_THE, (num_keys, num_heads, width)),
         ("v_THV", v_THV, (num_keys, num_heads, value_width)),
         ("own_k_CHE", own_k_CHE, (num_own, num_heads, width)),
         ("own_v_CHV", own_v_CHV, (num_own, num_heads, value_width)),
-        ("bias.position_PH", tables[0], (None, num_heads)),
-        ("bias.time_BH", tables[1], (None, num_heads)),
+        *((name, table, (None, last)) for name, table in tables.items()),
     ):
         if tensor is None:
             continue
@@ -139,13 +145,19 @@ def _check_shapes(
         raise ValueError("prefix_attention: own_k_CHE and own_v_CHV go together, got only one; pass both or neither")
 
 
-def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: RelativeBias | None) -> None:
+def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: Bias | None) -> None:
     sizes = (num_keys, *((0, 0) if bias is None else (bias.num_positions, bias.num_buckets)))
     planned = (plan.num_keys, plan.num_positions, plan.num_buckets)
     if sizes != planned:
         raise ValueError(
             f"prefix_attention: the plan was made for (keys, positions, time buckets) {planned}, got: {sizes}; "
             "make it with plan_blocks from this batch and these tables"
+        )
+    if sizes[1:] != (0, 0) and plan.joint != isinstance(bias, RelativeBias):
+        wanted = "RelativeBias, joint=True" if plan.joint else "QueryBias, joint=False"
+        raise ValueError(
+            f"prefix_attention: the plan was made for a {wanted}, got: {type(bias).__name__}; make it with "
+            f"plan_blocks(..., joint={not plan.joint})"
         )
     same = (plan.lo_Q is lo_Q or torch.equal(plan.lo_Q, lo_Q)) and (plan.hi_Q is hi_Q or torch.equal(plan.hi_Q, hi_Q))
     if not same:

@@ -1,6 +1,6 @@
-"""Relative attention bias of HSTU (arXiv 2402.17152, rab^{p,t}): additive scalars by position and by time difference.
+"""Relative attention bias by position and by time difference: HSTU's scalars and GRAB's query-aware embeddings.
 
-Legend: Q queries, T keys, H heads, P positions, B time buckets, G time edges.
+Legend: Q queries, T keys, H heads, E width of a head, P positions, B time buckets, G time edges, N = P + B code rows.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ _MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativeBias:
-    """Learnable tables of one layer and the times of the batch they are looked up with.
+class Clocks:
+    """Times that a bias is looked up with, and how far apart two times are told.
+
+    query_time_Q, key_time_T: int64 seconds; needed with a time table unless a plan made from them is passed along.
+    time_edges_G: int64, ascending: the bucket is the number of edges <= seconds. None: floor(log2(1 + seconds)).
+    """
+
+    query_time_Q: Tensor | None = None
+    key_time_T: Tensor | None = None
+    time_edges_G: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeBias(Clocks):
+    """HSTU's additive scalars, rab^{p,t} (arXiv 2402.17152): learnable tables of one layer.
 
     position_PH: [P, H], row clip(hi_q - j, 0, P-1): 1 for the newest visible key, 0 for a query's own key. Or None.
     time_BH: [B, H], row of the bucket of max(query_time - key_time, 0), clipped to B-1; the own key has row 0. Or None.
-    query_time_Q, key_time_T: int64 seconds; needed with time_BH unless a plan made from them is passed along.
-    time_edges_G: int64, ascending: the bucket is the number of edges <= seconds. None: floor(log2(1 + seconds)).
     """
 
     position_PH: Tensor | None = None
     time_BH: Tensor | None = None
-    query_time_Q: Tensor | None = None
-    key_time_T: Tensor | None = None
-    time_edges_G: Tensor | None = None
 
     @property
     def num_positions(self) -> int:
@@ -51,6 +59,35 @@ class RelativeBias:
         if self.time_BH is None:
             return self.position_PH.t()
         return (self.time_BH.t().unsqueeze(2) + self.position_PH.t().unsqueeze(1)).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBias(Clocks):
+    """GRAB's query-aware relative embeddings: logit = scale q . (k + Pos + Time) (arXiv 2602.01865, equation of RAB).
+
+    position_PE: [P, E], rows as in `RelativeBias`; None without. time_BE: [B, E]; None without. The heads of a layer
+    share them [ours; the paper writes one code-book of the model's width]. A relative action that is the key's own
+    needs no table here: added to the keys, the same code-book gives the same logits.
+    """
+
+    position_PE: Tensor | None = None
+    time_BE: Tensor | None = None
+
+    @property
+    def num_positions(self) -> int:
+        return 0 if self.position_PE is None else self.position_PE.shape[0]
+
+    @property
+    def num_buckets(self) -> int:
+        return 0 if self.time_BE is None else self.time_BE.shape[0]
+
+    def codes(self) -> Tensor | None:
+        """Position rows, then time rows, [N, E]; None without tables."""
+        found = [table for table in (self.position_PE, self.time_BE) if table is not None]
+        return torch.cat(found) if found else None
+
+
+Bias = RelativeBias | QueryBias
 
 
 def time_bucket(seconds: Tensor, num_buckets: int, time_edges_G: Tensor | None = None) -> Tensor:

@@ -1,11 +1,10 @@
 """Blocks of queries against their joint span of keys: dense products on slices, no padding, linear cost with a window.
 
-The mask costs nothing of its own: every pair's bias is looked up in a joint table, and a hidden pair finds there a
-value that SiLU or softmax turns into an exact zero, in the weight and in its derivative. The backward pass is written
-by hand and recomputes the logits block by block, so nothing of size (pairs) is kept between the passes.
+Bias and mask are one look-up (lookup.py). The backward pass is written by hand and recomputes the logits block by
+block, so nothing of size (pairs) is kept between the passes.
 
 Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
-values, N columns of the joint bias table; q, k and p the queries, keys and pairs of one block.
+values, N columns or rows of the bias table; q, k and p the queries, keys and pairs of one block.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from ctr_rec.ops.prefix_attention.lookup import lookup
 from ctr_rec.ops.prefix_attention.plan import Block, BlockPlan
 
 # SiLU(x) and its derivative are exactly 0 here, and x * 0 is not NaN as it would be at -inf.
@@ -28,35 +28,23 @@ _LOWEST_TOP = -1e30
 class _Logits:
     """Fills one scratch buffer with scale q.k + bias, block after block."""
 
-    def __init__(self, q_HQE: Tensor, k_HTE: Tensor, table_HN: Tensor | None, plan: BlockPlan, kind: str, scale: float):
+    def __init__(self, q_HQE: Tensor, k_HTE: Tensor, table: Tensor | None, plan: BlockPlan, kind: str, scale: float):
         self.plan, self.scale, self.num_heads = plan, scale, q_HQE.shape[0]
-        self.hidden = _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX
+        hidden = _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX
+        self.bias = lookup(table, plan, self.num_heads, hidden, scale)
         self.q_blocks = plan.split_rows(q_HQE)
         self.k_HET = k_HTE.transpose(1, 2)
-        self.table_HN = None
-        if table_HN is not None:
-            self.table_HN = torch.cat([table_HN, table_HN.new_full((self.num_heads, 1), self.hidden)], dim=1)
         self.buffer = self.scratch()
 
     def scratch(self) -> Tensor:
         return self.q_blocks[0].new_empty(self.num_heads * self.plan.largest_block)
 
-    def columns(self, index: int) -> Tensor | None:
-        """Columns of the joint table for a block's pairs, int64 [H, p] as gather and scatter want them."""
-        if self.table_HN is None:
-            return None
-        return self.plan.columns[index].to(torch.int64).expand(self.num_heads, -1)
-
-    def fill(self, index: int, columns_Hp: Tensor | None) -> Tensor:
+    def fill(self, index: int) -> Tensor:
         """Logits of one block, [H, q, k]; they live until the next call."""
         block = self.plan.blocks[index]
-        logit_Hp = self.buffer.narrow(0, 0, self.num_heads * block.num_pairs).view(self.num_heads, -1)
-        if self.table_HN is None or columns_Hp is None:
-            hidden_p = self.plan.columns[index].bool()
-            logit_Hp.copy_(logit_Hp.new_zeros(hidden_p.shape).masked_fill_(hidden_p, self.hidden))
-        else:
-            torch.gather(self.table_HN, 1, columns_Hp, out=logit_Hp)
+        logit_Hp = self.buffer.narrow(0, 0, self.num_heads * block.num_pairs)
         logit_Hqk = logit_Hp.view(self.num_heads, block.num_rows, block.num_keys)
+        self.bias.fill(index, self.q_blocks[index], logit_Hqk)
         k_HEk = self.k_HET.narrow(2, block.key_start, block.num_keys)
         return logit_Hqk.baddbmm_(self.q_blocks[index], k_HEk, alpha=self.scale)
 
@@ -111,7 +99,7 @@ class BlockedAttention(torch.autograd.Function):
         q_QHE: Tensor,
         k_THE: Tensor,
         v_THV: Tensor,
-        table_HN: Tensor | None,
+        table: Tensor | None,
         own_logit_CH: Tensor | None,
         own_v_CHV: Tensor | None,
         plan: BlockPlan,
@@ -119,7 +107,7 @@ class BlockedAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         q_HQE, k_HTE, v_HTV = plan.to_plan_order(q_QHE).transpose(0, 1), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
-        logits = _Logits(q_HQE, k_HTE, table_HN, plan, kind, scale)
+        logits = _Logits(q_HQE, k_HTE, table, plan, kind, scale)
         out_HQV = v_THV.new_empty(q_HQE.shape[0], q_HQE.shape[1], v_THV.shape[2])
         out_blocks = plan.split_rows(out_HQV)
         own_HQ = lse_HQ = None
@@ -129,7 +117,7 @@ class BlockedAttention(torch.autograd.Function):
             if block.num_keys == 0:
                 out_blocks[index].zero_()
                 continue
-            weight_Hqk = logits.fill(index, logits.columns(index))
+            weight_Hqk = logits.fill(index)
             v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
             if own_HQ is None or lse_HQ is None:
                 torch.ops.aten.silu.out(weight_Hqk, out=weight_Hqk)
@@ -146,13 +134,13 @@ class BlockedAttention(torch.autograd.Function):
             out_QHV[len(out_QHV) - len(own_v_CHV) :].addcmul_(own_weight_CH.unsqueeze(2), own_v_CHV)
         ctx.plan, ctx.kind, ctx.scale = plan, kind, scale
         kept_out_QHV = None if kind == "silu" else out_QHV
-        ctx.save_for_backward(q_QHE, k_THE, v_THV, table_HN, own_logit_CH, own_v_CHV, lse_QH, kept_out_QHV)
+        ctx.save_for_backward(q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, lse_QH, kept_out_QHV)
         return out_QHV
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out_QHV: Tensor) -> tuple[Tensor | None, ...]:
-        q_QHE, k_THE, v_THV, table_HN, own_logit_CH, own_v_CHV, lse_QH, out_QHV = ctx.saved_tensors
+        q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         q_HQE, k_HTE, v_HTV = plan.to_plan_order(q_QHE).transpose(0, 1), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
         grad_out_blocks = plan.split_rows(plan.to_plan_order(grad_out_QHV).transpose(0, 1))
@@ -161,22 +149,17 @@ class BlockedAttention(torch.autograd.Function):
             delta_QH = (grad_out_QHV * out_QHV).sum(-1)
             lse_HQ1 = plan.to_plan_order(lse_QH).t().unsqueeze(2)
             delta_HQ1 = plan.to_plan_order(delta_QH).t().unsqueeze(2)
-        logits = _Logits(q_HQE, k_HTE, table_HN, plan, ctx.kind, ctx.scale)
+        logits = _Logits(q_HQE, k_HTE, table, plan, ctx.kind, ctx.scale)
         scratch = logits.scratch()
         grad_q_HQE = torch.empty_like(q_HQE, memory_format=torch.contiguous_format)
         grad_q_blocks = plan.split_rows(grad_q_HQE)
         grad_k_HTE = torch.zeros_like(k_HTE, memory_format=torch.contiguous_format)
         grad_v_HTV = torch.zeros_like(v_HTV, memory_format=torch.contiguous_format)
-        grad_table_HN = None
-        if table_HN is not None and ctx.needs_input_grad[3]:
-            grad_table_HN = table_HN.new_zeros(table_HN.shape[0], table_HN.shape[1] + 1)
-
         for index, block in enumerate(plan.blocks):
             if block.num_keys == 0:
                 grad_q_blocks[index].zero_()
                 continue
-            columns_Hp = logits.columns(index)
-            logit_Hqk = logits.fill(index, columns_Hp)
+            logit_Hqk = logits.fill(index)
             grad_Hqk = scratch.narrow(0, 0, logit_Hqk.numel()).view_as(logit_Hqk)
             grad_out_HqV = grad_out_blocks[index]
             v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
@@ -188,21 +171,30 @@ class BlockedAttention(torch.autograd.Function):
             _add_keys(grad_k_HTE, block, torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index]))
             k_HkE = k_HTE.narrow(1, block.key_start, block.num_keys)
             grad_q_blocks[index].copy_(torch.bmm(grad_Hqk, k_HkE))
-            if grad_table_HN is not None:
-                assert columns_Hp is not None
-                grad_table_HN.scatter_add_(1, columns_Hp, grad_Hqk.view(columns_Hp.shape))
+            from_bias_HqE = logits.bias.spread(logits.q_blocks[index], grad_Hqk)
+            if from_bias_HqE is not None:
+                grad_q_blocks[index].add_(from_bias_HqE)
 
         own = _own_backward(own_logit_CH, own_v_CHV, grad_out_QHV, lse_QH, delta_QH)
         return (
             plan.to_query_order(grad_q_HQE.mul_(ctx.scale).transpose(0, 1)),
             grad_k_HTE.mul_(ctx.scale).transpose(0, 1),
             grad_v_HTV.transpose(0, 1),
-            None if grad_table_HN is None else grad_table_HN[:, :-1],
+            logits.bias.gradient(),
             *own,
             None,
             None,
             None,
         )
+
+
+def _own_logit(q_CHE: Tensor, own_k_CHE: Tensor, table: Tensor | None, plan: BlockPlan, scale: float) -> Tensor:
+    """Logit of each query's own key, which has position row 0 and time row 0. [C, H]."""
+    if table is None or plan.joint:
+        own_logit_CH = scale * (q_CHE * own_k_CHE).sum(-1)
+        return own_logit_CH if table is None else own_logit_CH + table[:, 0]
+    first_rows = [row for row, size in ((0, plan.num_positions), (plan.num_positions, plan.num_buckets)) if size]
+    return scale * (q_CHE * (own_k_CHE + table[first_rows].sum(0))).sum(-1)
 
 
 def _own_weight(own_logit_CH: Tensor, lse_QH: Tensor | None) -> Tensor:
@@ -239,27 +231,26 @@ def blocked_prefix_attention(
     v_THV: Tensor,
     own_k_CHE: Tensor | None,
     own_v_CHV: Tensor | None,
-    table_HN: Tensor | None,
+    table: Tensor | None,
     plan: BlockPlan,
     *,
     kind: str,
     scale: float,
 ) -> Tensor:
-    """The same as reference_prefix_attention, with the joint bias table and the plan in place of ranges and bias.
+    """The same as reference_prefix_attention, with the bias table and the plan in place of ranges and bias.
 
+    table: the joint table [H, N] where the plan is joint, code rows [N, E] where it is not, or None.
     Half-precision inputs are computed in float32 and returned in their own dtype.
     """
     dtype = v_THV.dtype
     compute = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     q_QHE, k_THE, v_THV = q_QHE.to(compute), k_THE.to(compute), v_THV.to(compute)
-    table_HN = None if table_HN is None else table_HN.to(compute)
+    table = None if table is None else table.to(compute)
     # Autocast would round the products of some of the operations below and not of others.
     with torch.autocast(v_THV.device.type, enabled=False):
         own_logit_CH = None
         if own_k_CHE is not None and own_v_CHV is not None:
             own_v_CHV = own_v_CHV.to(compute)
-            own_logit_CH = scale * (q_QHE[len(q_QHE) - len(own_k_CHE) :] * own_k_CHE.to(compute)).sum(-1)
-            if table_HN is not None:
-                own_logit_CH = own_logit_CH + table_HN[:, 0]
-        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table_HN, own_logit_CH, own_v_CHV, plan, kind, scale)
+            own_logit_CH = _own_logit(q_QHE[len(q_QHE) - len(own_k_CHE) :], own_k_CHE.to(compute), table, plan, scale)
+        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, plan, kind, scale)
     return out.to(dtype)

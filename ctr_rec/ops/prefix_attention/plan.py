@@ -82,8 +82,10 @@ class BlockPlan:
     """A partition of the queries into blocks, and the column of the joint bias table for each of their pairs.
 
     order_Q: queries in the order of their ranges, where neighbours share keys; rank_Q is its inverse. None: as given.
-    columns: one int32 [q*k] per block: bucket * P + position, or the hidden column where the key is not visible
-    (see RelativeBias.joint_table; without tables 0 and 1).
+    columns: one int32 tensor per block, a place in the bias table for each pair.
+        joint: [1, q*k], bucket * P + position (see RelativeBias.joint_table; without tables 0), or the hidden column
+        B*P where the key is not visible.
+        else: [1 or 2, q*k], position and, with time, P + bucket (see QueryBias.codes), or the hidden column P + B.
     """
 
     lo_Q: Tensor
@@ -91,6 +93,7 @@ class BlockPlan:
     num_keys: int
     num_positions: int
     num_buckets: int
+    joint: bool
     order_Q: Tensor | None
     rank_Q: Tensor | None
     blocks: tuple[Block, ...]
@@ -187,13 +190,15 @@ def plan_blocks(
     query_time_Q: Tensor | None = None,
     key_time_T: Tensor | None = None,
     time_edges_G: Tensor | None = None,
+    joint: bool = True,
     limits: BlockLimits | None = None,
 ) -> BlockPlan:
-    """Cut the queries into blocks and look up, for every pair, its column of the joint bias table.
+    """Cut the queries into blocks and look up, for every pair, its place in the bias table.
 
     lo_Q, hi_Q: int64 [Q], visible keys lo:hi of each query. num_positions, num_buckets: rows of the bias tables, 0 for
-    none. Times are int64 seconds, needed with num_buckets; time_edges_G as in RelativeBias. The queries may come in any
-    order, history before candidates or mixed. The block bounds are made on the CPU.
+    none. Times are int64 seconds, needed with num_buckets; time_edges_G as in RelativeBias. joint: for a RelativeBias,
+    whose tables are looked up as one; False for a QueryBias. The queries may come in any order, history before
+    candidates or mixed. The block bounds are made on the CPU.
 
     Raises ValueError when a range is reversed or leaves the keys, or when times are missing or have another length.
     """
@@ -225,6 +230,7 @@ def plan_blocks(
         num_keys=num_keys,
         num_positions=num_positions,
         num_buckets=num_buckets,
+        joint=joint or not (num_positions or num_buckets),
         order_Q=order_Q,
         rank_Q=rank_Q,
         blocks=blocks,
@@ -237,8 +243,8 @@ def _columns(
     plan: BlockPlan, query_time_Q: Tensor | None, key_time_T: Tensor | None, time_edges_G: Tensor | None
 ) -> Iterator[Tensor]:
     """The columns of each block's pairs."""
-    stride = max(plan.num_positions, 1)
-    hidden = stride * max(plan.num_buckets, 1)
+    positions, buckets = max(plan.num_positions, 1), max(plan.num_buckets, 1)
+    hidden = positions * buckets if plan.joint else plan.num_positions + plan.num_buckets
     hi_Q1 = plan.to_plan_order(plan.hi_Q).to(torch.int32).unsqueeze(1)
     width_Q1 = plan.to_plan_order(plan.hi_Q - plan.lo_Q).to(torch.int32).unsqueeze(1)
     key_T = torch.arange(plan.num_keys, dtype=torch.int32, device=plan.hi_Q.device)
@@ -247,8 +253,12 @@ def _columns(
         rows, keys = slice(block.start, block.stop), slice(block.key_start, block.key_stop)
         distance_qk = hi_Q1[rows] - key_T[keys]
         hidden_qk = (distance_qk <= 0).logical_or_(distance_qk > width_Q1[rows])
-        column_qk = distance_qk.clamp_(0, stride - 1)
+        found = [distance_qk.clamp_(0, positions - 1)] if plan.num_positions or time_Q1 is None or plan.joint else []
         if time_Q1 is not None and key_time_T is not None:
-            bucket_qk = time_bucket(time_Q1[rows] - key_time_T[keys], plan.num_buckets, time_edges_G)
-            column_qk.add_(bucket_qk.to(torch.int32), alpha=stride)
-        yield column_qk.masked_fill_(hidden_qk, hidden).flatten()
+            bucket_qk = time_bucket(time_Q1[rows] - key_time_T[keys], plan.num_buckets, time_edges_G).to(torch.int32)
+            if plan.joint:
+                found[0].add_(bucket_qk, alpha=positions)
+            else:
+                found.append(bucket_qk.add_(plan.num_positions))
+        found[0].masked_fill_(hidden_qk, hidden)
+        yield found[0].view(1, -1) if len(found) == 1 else torch.stack(found).flatten(1)

@@ -1,7 +1,7 @@
 """The plain truth: a dense Q x T mask, any dtype, gradients by autograd.
 
 Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
-values, P positions, B time buckets.
+values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from ctr_rec.ops.prefix_attention.bias import RelativeBias
+from ctr_rec.ops.prefix_attention.bias import Bias, QueryBias
 
 
 def _log2_edges(num_buckets: int, device: torch.device) -> Tensor:
@@ -18,25 +18,41 @@ def _log2_edges(num_buckets: int, device: torch.device) -> Tensor:
     return torch.tensor([2**bucket - 1 for bucket in range(1, min(num_buckets, 63))], dtype=torch.int64, device=device)
 
 
-def dense_bias(bias: RelativeBias, hi_Q: Tensor, num_keys: int) -> Tensor:
-    """rab^{p,t} for every pair, [H or 1, Q, T]."""
+def position_rows(bias: Bias, hi_Q: Tensor, num_keys: int) -> Tensor:
+    """Position row of every pair, int64 [Q, T]."""
+    distance_QT = hi_Q[:, None] - torch.arange(num_keys, device=hi_Q.device)
+    return distance_QT.clamp(0, bias.num_positions - 1)
+
+
+def time_rows(bias: Bias) -> Tensor:
+    """Time bucket of every pair, int64 [Q, T]."""
+    assert bias.query_time_Q is not None
+    assert bias.key_time_T is not None
+    seconds_QT = (bias.query_time_Q[:, None] - bias.key_time_T).clamp(min=0)
+    edges = _log2_edges(bias.num_buckets, seconds_QT.device) if bias.time_edges_G is None else bias.time_edges_G
+    return torch.bucketize(seconds_QT, edges, right=True).clamp(max=bias.num_buckets - 1)
+
+
+def dense_bias(bias: Bias, q_QHE: Tensor, hi_Q: Tensor, num_keys: int, scale: float) -> Tensor:
+    """What is added to scale q.k for every pair, [H, Q, T]; a query-aware bias gathers an [Q, T, E] tensor for it."""
     bias_HQT = torch.zeros((), device=hi_Q.device)
+    if isinstance(bias, QueryBias):
+        for table, rows in ((bias.position_PE, position_rows), (bias.time_BE, lambda b, *_: time_rows(b))):
+            if table is not None:
+                bias_HQT = bias_HQT + scale * torch.einsum("qhe,qte->hqt", q_QHE, table[rows(bias, hi_Q, num_keys)])
+        return bias_HQT
     if bias.position_PH is not None:
-        distance_QT = hi_Q[:, None] - torch.arange(num_keys, device=hi_Q.device)
-        position_QT = distance_QT.clamp(0, bias.num_positions - 1)
-        bias_HQT = bias_HQT + bias.position_PH[position_QT].permute(2, 0, 1)
+        bias_HQT = bias_HQT + bias.position_PH[position_rows(bias, hi_Q, num_keys)].permute(2, 0, 1)
     if bias.time_BH is not None:
-        assert bias.query_time_Q is not None
-        assert bias.key_time_T is not None
-        seconds_QT = (bias.query_time_Q[:, None] - bias.key_time_T).clamp(min=0)
-        edges = _log2_edges(bias.num_buckets, hi_Q.device) if bias.time_edges_G is None else bias.time_edges_G
-        bucket_QT = torch.bucketize(seconds_QT, edges, right=True).clamp(max=bias.num_buckets - 1)
-        bias_HQT = bias_HQT + bias.time_BH[bucket_QT].permute(2, 0, 1)
+        bias_HQT = bias_HQT + bias.time_BH[time_rows(bias)].permute(2, 0, 1)
     return bias_HQT
 
 
-def own_bias(bias: RelativeBias) -> Tensor:
-    """Bias of a query's own key: position row 0 and time row 0, [H] or []."""
+def own_bias(bias: Bias, q_CHE: Tensor, scale: float) -> Tensor:
+    """Bias of a query's own key: position row 0 and time row 0, [C, H], [H] or []."""
+    if isinstance(bias, QueryBias):
+        codes = [table[0] for table in (bias.position_PE, bias.time_BE) if table is not None]
+        return scale * (q_CHE @ torch.stack(codes).sum(0)) if codes else torch.zeros(())
     parts = [table[0] for table in (bias.position_PH, bias.time_BH) if table is not None]
     return torch.stack(parts).sum(0) if parts else torch.zeros(())
 
@@ -49,25 +65,26 @@ def reference_prefix_attention(
     hi_Q: Tensor,
     own_k_CHE: Tensor | None,
     own_v_CHV: Tensor | None,
-    bias: RelativeBias | None,
+    bias: Bias | None,
     *,
     kind: str,
     scale: float,
 ) -> Tensor:
     """Weighted sum of visible values, [Q, H, V], before any division: A(X) V of HSTU, or softmax attention.
 
-    The weights are SiLU(scale q.k + bias) or their softmax over what the query sees; a query that sees nothing gets 0.
+    The weights are SiLU(logit) or their softmax over what the query sees, of logits scale q.k + bias, or with a
+    query-aware bias scale q.(k + Pos + Time). A query that sees nothing gets 0.
     """
     key_T = torch.arange(k_THE.shape[0], device=k_THE.device)
     visible_QT = (key_T >= lo_Q[:, None]) & (key_T < hi_Q[:, None])
     logit_HQT = scale * torch.einsum("qhe,the->hqt", q_QHE, k_THE)
     if bias is not None:
-        logit_HQT = logit_HQT + dense_bias(bias, hi_Q, k_THE.shape[0])
+        logit_HQT = logit_HQT + dense_bias(bias, q_QHE, hi_Q, k_THE.shape[0], scale)
     own_HC1 = None
     first_own = len(q_QHE) - (0 if own_k_CHE is None else len(own_k_CHE))
     if own_k_CHE is not None:
         own_CH = scale * (q_QHE[first_own:] * own_k_CHE).sum(-1)
-        own_HC1 = (own_CH if bias is None else own_CH + own_bias(bias)).t().unsqueeze(2)
+        own_HC1 = (own_CH if bias is None else own_CH + own_bias(bias, q_QHE[first_own:], scale)).t().unsqueeze(2)
 
     if kind == "silu":
         weight_HQT = silu(logit_HQT) * visible_QT

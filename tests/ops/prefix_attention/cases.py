@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_attention
+from ctr_rec.ops.prefix_attention import QueryBias, RelativeBias, plan_blocks, prefix_attention
 
 HEADS, WIDTH, VALUE_WIDTH, POSITIONS, BUCKETS = 3, 5, 7, 9, 6
 AWKWARD = (7, 0, 1, 33, 2, 91)
@@ -34,6 +34,15 @@ class Case:
         return RelativeBias(
             position_PH=self.tensors["position"] if position else None,
             time_BH=self.tensors["time"] if time else None,
+            query_time_Q=self.query_time,
+            key_time_T=self.key_time,
+            time_edges_G=edges,
+        )
+
+    def query_bias(self, position: bool = True, time: bool = True, edges: Tensor | None = None) -> QueryBias:
+        return QueryBias(
+            position_PE=self.tensors["position_codes"] if position else None,
+            time_BE=self.tensors["time_codes"] if time else None,
             query_time_Q=self.query_time,
             key_time_T=self.key_time,
             time_edges_G=edges,
@@ -81,6 +90,7 @@ def make_case(
     }
     if own != "none":
         tensors |= {"own_k": leaf(num_own, HEADS, WIDTH), "own_v": leaf(num_own, HEADS, VALUE_WIDTH)}
+    tensors |= {"position_codes": leaf(POSITIONS, WIDTH), "time_codes": leaf(BUCKETS, WIDTH)}
     return Case(
         tensors=tensors,
         lo=torch.cat([empty, *lo[0], *lo[1]]),
@@ -92,7 +102,7 @@ def make_case(
     )
 
 
-def attend(case: Case, bias: RelativeBias | None, **options: Any) -> Tensor:
+def attend(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) -> Tensor:
     """The op on the case; options are those of prefix_attention, and `limits` those of the plan."""
     limits = options.pop("limits", None)
     options = {"kind": "silu", "scale": 0.4, "norm": "constant", "norm_constant": 3.0, **options}
@@ -107,6 +117,7 @@ def attend(case: Case, bias: RelativeBias | None, **options: Any) -> Tensor:
             query_time_Q=case.query_time,
             key_time_T=case.key_time,
             time_edges_G=None if bias is None else bias.time_edges_G,
+            joint=not isinstance(bias, QueryBias),
             limits=limits,
         )
     return prefix_attention(
@@ -122,7 +133,7 @@ def attend(case: Case, bias: RelativeBias | None, **options: Any) -> Tensor:
     )
 
 
-def output_and_gradients(case: Case, bias: RelativeBias | None, **options: Any) -> dict[str, Tensor]:
+def output_and_gradients(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) -> dict[str, Tensor]:
     """The output, and the gradient of an uneven function of it for each tensor of the case (zeros where unused)."""
     out = attend(case, bias, **options)
     uneven = torch.linspace(-3, 5, out.numel(), dtype=out.dtype).view_as(out).cos()

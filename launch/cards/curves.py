@@ -1,0 +1,57 @@
+"""Validation metrics over training, read from runs and drawn: a thin line per seed, a thick one for their mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Curve:
+    """value of a metric at `x` (epochs, or impressions in thousands)."""
+
+    x: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def at(self, x: float) -> float:
+        """The value where the curve was measured at x, to a hundredth. Raises ValueError where it was not."""
+        for found, value in zip(self.x, self.value, strict=True):
+            if abs(found - x) < 0.01:
+                return value
+        raise ValueError(f"no value at {x}; measured at {', '.join(f'{v:g}' for v in self.x)}")
+
+    def plain(self) -> dict[str, list[float]]:
+        return {"x": list(self.x), "value": list(self.value)}
+
+
+def curve_of(run: Path, metric: str, per_epoch: float) -> Curve:
+    """The validation lines of a run's metrics.jsonl. per_epoch: steps that count as one on the x axis."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [line for line in lines if line["kind"] == "valid"]
+    return Curve(tuple(line["step"] / per_epoch for line in found), tuple(line[metric] for line in found))
+
+
+def draw(
+    curves: Mapping[str, Sequence[Curve]], path: Path, x: str, y: str, panel: Callable[[str], str] = lambda _: ""
+) -> None:
+    """panel: names of curves to the panel they belong to. Seeds of one name are measured at the same places."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys(panel(name) for name in curves))
+    figure = Figure(figsize=(4.6 * len(panels) + 0.8, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, title in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, (name, seeds) in enumerate((n, s) for n, s in curves.items() if panel(n) == title):
+            for curve in seeds:
+                axes.plot(curve.x, curve.value, color=f"C{number}", linewidth=0.8, alpha=0.4)
+            mean = np.mean([curve.value for curve in seeds], axis=0)
+            axes.plot(seeds[0].x, mean, color=f"C{number}", linewidth=2, marker="o", markersize=3, label=name)
+        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path)
