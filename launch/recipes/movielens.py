@@ -14,6 +14,7 @@ from ctr_rec.models.baselines.dcn_v2 import DCNv2Config
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.grab.config import Behaviours, GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
 from ctr_rec.sharding.plan import ShardingConfig
@@ -85,6 +86,26 @@ def hstu() -> Run:
         validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )
+
+
+def _grab(name: str, channels: dict[str, Behaviours]) -> Run:
+    tower = GRABConfig(channels=channels)
+    return hstu().model_copy(update={"name": name, "tower": tower})
+
+
+def grab() -> Run:
+    """GRAB with three channels: all events, liked and disliked ones; two layers over a span of 256 events."""
+    channels = {
+        "all": Behaviours(),
+        "liked": Behaviours(actions=LIKED, window=128),
+        "disliked": Behaviours(actions=DISLIKED, window=128),
+    }
+    return _grab("grab", channels)
+
+
+def grab_one() -> Run:
+    """GRAB with a single channel, an ablation."""
+    return _grab("grab_one", {"all": Behaviours()})
 
 
 def _with_counters(run: Run) -> Run:

@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig, MixGate
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
 
@@ -25,6 +27,43 @@ CASES: dict[str, TowerConfig] = {
     "din": DINConfig(),
     "hstu": HSTUConfig(width=8, heads=2, head_width=3, window=4, layers=2),
     "hstu_deep": HSTUConfig(width=6, heads=1, head_width=4, window=50, layers=3, norm=AttentionNorm.VISIBLE_COUNT),
+    "grab": GRABConfig(width=8, heads=2, head_width=3, ffn=10, span=5, channels={"all": Behaviours(window=4)}),
+    "grab_channels": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=3,
+        ffn=6,
+        span=50,
+        channels={
+            "all": Behaviours(window=40),
+            "few": Behaviours(actions=(2, 3), window=3),
+            "young": Behaviours(window=50, seconds=40),
+        },
+        mlp=MLPSettings(hidden=(5,)),
+    ),
+    "grab_joint_latent_deep": GRABConfig(
+        width=6,
+        layers=3,
+        heads=1,
+        head_width=4,
+        ffn=8,
+        latent=3,
+        span=50,
+        mix=MixGate.JOINT,
+        action=ActionRole.BIAS,
+        channels={"liked": Behaviours(actions=(2,), window=2), "all": Behaviours(window=50)},
+    ),
+    "grab_action_in_token": GRABConfig(
+        width=6,
+        layers=1,
+        heads=1,
+        head_width=4,
+        ffn=8,
+        span=3,
+        action=ActionRole.TOKEN,
+        use_time=False,
+        channels={"all": Behaviours(window=3)},
+    ),
     "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
 }
 Change = Callable[[Event, Impression, Log, random.Random], list[Event]]

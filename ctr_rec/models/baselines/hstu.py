@@ -11,7 +11,6 @@ Legend: T history tokens, N impressions, M distinct items, D width, H heads, E w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -26,11 +25,12 @@ from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join
 from ctr_rec.layers.history import EventEncoder
 from ctr_rec.layers.mlp import MLP, MLPSettings
+from ctr_rec.layers.packed import Ranges, by_visible_end, whole_seconds
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
-from ctr_rec.ops.prefix_attention import BlockPlan, RelativeBias, plan_blocks, prefix_attention
+from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_attention
 from ctr_rec.schema.table import SparseSpec
 
 _EPS = 1e-6
@@ -74,15 +74,6 @@ class HSTUConfig(TowerConfig):
 
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> HSTUTower:
         return HSTUTower(spec, self)
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """Visible keys lo:hi of each query, and their plan, made once per batch for all layers."""
-
-    lo: Tensor
-    hi: Tensor
-    plan: BlockPlan
 
 
 class HSTULayer(nn.Module):
@@ -174,7 +165,7 @@ class HSTUTower(Tower):
         if self.project_context is not None:
             x_ND = x_ND + self.project_context(context_NC)
         x_ND = self.dropout(self.candidate_norm(x_ND))
-        order_N = _by_visible_end(batch)
+        order_N = by_visible_end(batch)
         state_ND = self._run(x_TD, x_ND[order_N], order_N, batch)[order_N.argsort()]
         state_ND = functional.layer_norm(state_ND, state_ND.shape[-1:], eps=_EPS)
         return self.mlp(torch.cat([state_ND, context_NC], dim=-1) if self.config.context_at_end else state_ND)
@@ -202,13 +193,10 @@ class HSTUTower(Tower):
             batch.num_events,
             num_positions=self.config.window + 1 if self.config.use_order else 0,
             num_buckets=self.config.ages if self.config.use_age else 0,
-            query_time_Q=self._seconds(query_time),
-            key_time_T=self._seconds(batch.event_known_at),
+            query_time_Q=whole_seconds(query_time, self.ticks_per_second),
+            key_time_T=whole_seconds(batch.event_known_at, self.ticks_per_second),
         )
         return Ranges(lo, end, plan)
-
-    def _seconds(self, ticks: Tensor) -> Tensor:
-        return torch.div(ticks, self.ticks_per_second, rounding_mode="floor")
 
     def flops(self, batch: Batch) -> int:
         """From the true number of visible pairs; the last layer projects only keys and values of the history."""
@@ -224,9 +212,3 @@ class HSTUTower(Tower):
         total += 2 * batch.item.shape[0] * self.item_width * config.width
         total += 2 * impressions * self.context.width * config.width
         return total + self.events.flops(events) + self.mlp.flops(impressions)
-
-
-def _by_visible_end(batch: Batch) -> Tensor:
-    """Impressions by user and by how far they see: neighbours then share keys, which keeps the op's blocks tight."""
-    by_end = batch.visible_end.argsort(stable=True)
-    return by_end[batch.impression_user[by_end].argsort(stable=True)]

@@ -1,0 +1,107 @@
+"""Settings of GRAB. Each mechanism that the paper's Table 3 takes away has a field whose other position is that row."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, model_validator
+
+from ctr_rec.config import Config
+from ctr_rec.errors import ConfigError
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.time import AGES
+from ctr_rec.models.tower import Filling, TowerConfig
+from ctr_rec.schema.table import SparseSpec
+
+if TYPE_CHECKING:
+    from ctr_rec.models.grab.tower import GRABTower
+
+
+class ActionRole(str, Enum):
+    """Where a past event says what the user did with it: in its token, in the attention's bias, in both, nowhere."""
+
+    TOKEN = "token"
+    BIAS = "bias"
+    BOTH = "both"
+    NEITHER = "neither"
+
+
+class MixGate(str, Enum):
+    """Whence the gate of a channel's message to the others' target tokens: from that channel alone, or from all.
+
+    The paper gives no formula [both ours]; its Figure 2 draws one gate layer that reads all. NONE: no mixing.
+    """
+
+    OWN = "own"
+    JOINT = "joint"
+    NONE = "none"
+
+
+class Behaviours(Config):
+    """One channel: a subset of the user's events with a stack of its own.
+
+    actions: codes of its events; None for all. window: L_w, how many of its visible events a token sees at most.
+    seconds: W_t, how far back in time; None for ever. Both windows hold at once [ours; the paper says "combined"].
+    """
+
+    actions: tuple[int, ...] | None = None
+    window: int = Field(default=256, ge=1)
+    seconds: int | None = Field(default=None, ge=1)
+
+
+class GRABConfig(TowerConfig):
+    """width d, heads, head_width; ffn: inner width of the feed-forward part.
+
+    span: how many events of the whole stream any channel looks back at most, so that layers * span events of context
+    give the same score wherever batches are cut. latent: width of the compressed keys and values ("MLA" of Figure 2),
+    None for plain projections. use_position, use_time: relative position and time of the bias. ages: log2 buckets of
+    seconds. mlp: between the channels' target vectors and the head; None is the paper's linear head.
+    """
+
+    filling: ClassVar[Filling] = Filling.PACKED
+    reads_channels: ClassVar[bool] = False
+    width: int = Field(default=64, ge=1)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    head_width: int = Field(default=16, ge=1)
+    ffn: int = Field(default=128, ge=1)
+    latent: int | None = Field(default=None, ge=1)
+    span: int = Field(default=256, ge=1)
+    channels: dict[str, Behaviours] = Field(default_factory=lambda: {"all": Behaviours()}, min_length=1)
+    mix: MixGate = MixGate.OWN
+    action: ActionRole = ActionRole.BOTH
+    use_position: bool = True
+    use_time: bool = True
+    ages: int = Field(default=AGES, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    context: ContextSettings = Field(default_factory=ContextSettings)
+    mlp: MLPSettings | None = None
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> GRABConfig:
+        for name, channel in self.channels.items():
+            if channel.window > self.span:
+                raise ConfigError(
+                    f"tower.channels.{name}.window={channel.window} is larger than tower.span={self.span}, which "
+                    f"bounds every channel; raise span to {channel.window} or lower the window"
+                )
+        return self
+
+    @property
+    def reach(self) -> int:
+        return self.layers * self.span
+
+    @property
+    def token_says_action(self) -> bool:
+        return self.action in (ActionRole.TOKEN, ActionRole.BOTH)
+
+    @property
+    def bias_says_action(self) -> bool:
+        return self.action in (ActionRole.BIAS, ActionRole.BOTH)
+
+    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> GRABTower:
+        from ctr_rec.models.grab.tower import GRABTower
+
+        return GRABTower(spec, self)

@@ -1,0 +1,103 @@
+"""One layer of one channel, post-norm as in Figure 2, and the gated mixing of target tokens between channels.
+
+Legend: C events of the channel, N impressions, A actions, B time buckets, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ctr_rec.layers.packed import Ranges
+from ctr_rec.models.grab.channels import Channel
+from ctr_rec.models.grab.config import Behaviours, GRABConfig, MixGate
+from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
+
+_CODE_STD = 0.02
+_GATE_BIAS = -2.0
+
+
+class GRABLayer(nn.Module):
+    """Action-aware attention, Add & Norm, feed-forward, Add & Norm; one set of weights for both kinds of token.
+
+    The logit q . (k + Pos + Action + Time) is scaled as a whole by 1 / sqrt(E) [ours; the paper shows no scale, its
+    figure says "scaled"]. Relative action is the key's own action [ours], so its code is added to the key. The full
+    token's own key has position 0, time 0 and the action "none" [ours].
+    """
+
+    def __init__(self, config: GRABConfig, behaviours: Behaviours, num_actions: int) -> None:
+        super().__init__()
+        inner = config.heads * config.head_width
+        self.heads, self.scale = config.heads, config.head_width**-0.5
+        self.query = nn.Linear(config.width, inner)
+        self.compress = nn.Linear(config.width, config.latent, bias=False) if config.latent is not None else None
+        self.key_value = nn.Linear(config.latent or config.width, 2 * inner)
+        self.out = nn.Linear(inner, config.width)
+        self.position_PE = _codes(behaviours.window + 1, config.head_width) if config.use_position else None
+        self.time_BE = _codes(config.ages, config.head_width) if config.use_time else None
+        self.action_AE = _codes(num_actions + 1, config.head_width) if config.bias_says_action else None
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
+
+    def forward(self, x_CD: Tensor, x_ND: Tensor, channel: Channel, last: bool) -> tuple[Tensor, Tensor]:
+        """The next tokens of events and of impressions; of the last layer only the latter are read, and made."""
+        k, v = self._keys(x_CD, channel.action_C)
+        own_k, own_v = self._keys(x_ND, None)
+        x_ND = self._block(x_ND, self._attend(x_ND, k, v, channel.candidates, own_k, own_v))
+        if not last and channel.history is not None:
+            x_CD = self._block(x_CD, self._attend(x_CD, k, v, channel.history))
+        return x_CD, x_ND
+
+    def _keys(self, x: Tensor, action: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys with their action's code, and values, [rows, H, E] each. action: None for "none"."""
+        compressed = x if self.compress is None else self.compress(x)
+        k, v = self.key_value(compressed).unflatten(-1, (2, self.heads, -1)).unbind(1)
+        if self.action_AE is not None:
+            code = self.action_AE[-1] if action is None else self.action_AE[action].unsqueeze(1)
+            k = k + code
+        return k, v
+
+    def _attend(
+        self, x: Tensor, k: Tensor, v: Tensor, seen: Ranges, own_k: Tensor | None = None, own_v: Tensor | None = None
+    ) -> Tensor:
+        bias = QueryBias(position_PE=self.position_PE, time_BE=self.time_BE)
+        q = self.query(x).unflatten(-1, (self.heads, -1))
+        attended = prefix_attention(
+            q, k, v, seen.lo, seen.hi, own_k, own_v, bias, kind="softmax", scale=self.scale, plan=seen.plan
+        )
+        return self.out(attended.flatten(1))
+
+    def _block(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.attention_norm(x + self.dropout(attended))
+        return self.ffn_norm(x + self.dropout(self.ffn(x)))
+
+
+def _codes(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(rows, width) * _CODE_STD)
+
+
+class TargetMix(nn.Module):
+    """h~_c = h_c + sum over other channels i of beta_i * h_i, for the target tokens alone (section on CamA).
+
+    beta_i = sigmoid(W_i h + b_i) with h the channel's own target token or all of them [form ours], b = -2 at first.
+    """
+
+    def __init__(self, width: int, num_channels: int, gate: MixGate) -> None:
+        super().__init__()
+        self.joint = gate is MixGate.JOINT
+        inputs = width * (num_channels if self.joint else 1)
+        self.gates = nn.ModuleList(nn.Linear(inputs, width) for _ in range(num_channels))
+        for layer in self.gates:
+            assert isinstance(layer, nn.Linear)
+            nn.init.constant_(layer.bias, _GATE_BIAS)
+
+    def forward(self, targets: list[Tensor]) -> list[Tensor]:
+        """targets: [N, D] of each channel."""
+        every = torch.cat(targets, dim=-1) if self.joint else None
+        messages = [
+            torch.sigmoid(gate(h_ND if every is None else every)) * h_ND
+            for gate, h_ND in zip(self.gates, targets, strict=True)
+        ]
+        total = torch.stack(messages).sum(0)
+        return [h_ND + total - message for h_ND, message in zip(targets, messages, strict=True)]

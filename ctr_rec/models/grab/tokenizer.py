@@ -1,0 +1,75 @@
+"""Dense tokenizer: the fields of an event or an impression to one token, e = MLP(v) * sigmoid(W v + b).
+
+The paper names "an MLP and a gate layer" (section 3.1) and gives no form [this one is ours]. v is the concatenation of
+fields; its first linear maps are sums of one map per group of fields, so each part is made once per distinct value.
+
+Legend: M distinct items, K distinct event vectors, T events, N impressions, D width, W = hidden width + D.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.context import Context
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.fields import join
+from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.pooled import item_width
+from ctr_rec.models.grab.config import GRABConfig
+from ctr_rec.ops.jagged import gather
+from ctr_rec.schema.table import SparseSpec
+
+
+class GateMLP(nn.Module):
+    """The second half of a token's map: from joint first maps [rows, W] (hidden, then gate) to tokens [rows, D]."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.sizes = (hidden, width)
+        self.out = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, first_W: Tensor) -> Tensor:
+        hidden, gate = first_W.split(self.sizes, dim=-1)
+        return self.norm(self.out(functional.gelu(hidden)) * torch.sigmoid(gate))
+
+
+class Tokenizer(nn.Module):
+    """Partial tokens of events [T, D] and full tokens of impressions [N, D].
+
+    Partial: item, event fields, and the action where it has a part in tokens; no static field. Full: item, request
+    fields, profile, counters and time; never the own action.
+    """
+
+    def __init__(self, spec: SparseSpec, config: GRABConfig) -> None:
+        super().__init__()
+        self.item = spec.item
+        self.item_width = item_width(spec, "GRAB")
+        self.first = 2 * config.width
+        self.partial_item = nn.Linear(self.item_width, self.first)
+        self.events = EventEncoder(spec, self.first, config.token_says_action)
+        self.partial = GateMLP(config.width, config.width)
+        self.full_item = nn.Linear(self.item_width, self.first)
+        self.context = Context(spec, config.context)
+        self.full_context = nn.Linear(self.context.width, self.first, bias=False) if self.context.width else None
+        self.full = GateMLP(config.width, config.width)
+
+    def forward(self, embedded: Embedded, batch: Batch) -> tuple[Tensor, Tensor]:
+        item_MI = join(self.item, embedded.items, batch.items, batch.item.shape[0])
+        events = self.events(self.partial_item(item_MI), embedded, batch)
+        partial_TD = gather(self.partial(events.distinct_KD), events.row_T)
+        first_NW = gather(self.full_item(item_MI), batch.impression_item)
+        if self.full_context is not None:
+            first_NW = first_NW + self.full_context(self.context(embedded, batch))
+        return partial_TD, self.full(first_NW)
+
+    def flops(self, batch: Batch) -> int:
+        """Partial tokens are counted once per event, as without sharing."""
+        width = self.first // 2
+        items = 2 * batch.item.shape[0] * 2 * self.item_width * self.first
+        context = 2 * batch.num_impressions * self.context.width * self.first
+        second = 2 * (batch.num_events + batch.num_impressions) * width * width
+        return items + self.events.flops(batch.num_events) + context + second

@@ -1,0 +1,108 @@
+"""The GRAB tower: tokens, a stack for each channel, target tokens mixed before every layer, their concatenation.
+
+Legend: T events, C events of a channel, N impressions, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch
+from ctr_rec.errors import ConfigError
+from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.mlp import MLP
+from ctr_rec.layers.packed import by_visible_end
+from ctr_rec.models.grab.channels import Channel, make_channel
+from ctr_rec.models.grab.config import GRABConfig, MixGate
+from ctr_rec.models.grab.layer import GRABLayer, TargetMix
+from ctr_rec.models.grab.tokenizer import Tokenizer
+from ctr_rec.models.tower import Tower
+from ctr_rec.schema.table import SparseSpec
+
+
+class GRABTower(Tower):
+    """[N, out_width]: the channels' last target vectors side by side, through the MLP where there is one."""
+
+    def __init__(self, spec: SparseSpec, config: GRABConfig) -> None:
+        super().__init__()
+        _check_actions(config, spec.num_actions)
+        self.config = config
+        self.ticks_per_second = spec.ticks_per_second
+        self.tokenizer = Tokenizer(spec, config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.stacks = nn.ModuleDict(
+            {
+                name: nn.ModuleList(GRABLayer(config, behaviours, spec.num_actions) for _ in range(config.layers))
+                for name, behaviours in config.channels.items()
+            }
+        )
+        count = len(config.channels)
+        mixes = count > 1 and config.mix is not MixGate.NONE
+        self.mixes = nn.ModuleList(
+            TargetMix(config.width, count, config.mix) for _ in range(config.layers if mixes else 0)
+        )
+        self.mlp = MLP(config.width * count, config.mlp) if config.mlp is not None else None
+        self.out_width = config.width * count if self.mlp is None else self.mlp.out_width
+
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        partial_TD, full_ND = self.tokenizer(embedded, batch)
+        partial_TD, full_ND = self.dropout(partial_TD), self.dropout(full_ND)
+        order_N = by_visible_end(batch)
+        channels = [
+            make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
+            for behaviours in self.config.channels.values()
+        ]
+        state_ND = self._run(partial_TD, full_ND[order_N], channels)[order_N.argsort()]
+        return state_ND if self.mlp is None else self.mlp(state_ND)
+
+    def _run(self, partial_TD: Tensor, full_ND: Tensor, channels: list[Channel]) -> Tensor:
+        histories = [channel.rows(partial_TD) for channel in channels]
+        targets = [full_ND for _ in channels]
+        for depth in range(self.config.layers):
+            if len(self.mixes):
+                targets = self.mixes[depth](targets)
+            last = depth == self.config.layers - 1
+            for number, (stack, channel) in enumerate(zip(self.stacks.values(), channels, strict=True)):
+                assert isinstance(stack, nn.ModuleList)
+                histories[number], targets[number] = stack[depth](histories[number], targets[number], channel, last)
+        return torch.cat(targets, dim=-1)
+
+    def flops(self, batch: Batch) -> int:
+        """From true visible pairs: keys, values, queries, bias scores per query, feed-forward, mixing, tokenizer."""
+        order_N = by_visible_end(batch)
+        total = self.tokenizer.flops(batch)
+        for behaviours in self.config.channels.values():
+            channel = make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
+            total += self._channel_flops(channel, behaviours.window)
+        count, width = len(self.config.channels), self.config.width
+        if len(self.mixes):
+            gate = width * width * (count if self.config.mix is MixGate.JOINT else 1)
+            total += len(self.mixes) * count * 2 * batch.num_impressions * gate
+        return total + (self.mlp.flops(batch.num_impressions) if self.mlp is not None else 0)
+
+    def _channel_flops(self, channel: Channel, window: int) -> int:
+        config, events = self.config, channel.action_C.shape[0]
+        impressions = channel.candidates.lo.shape[0]
+        inner = config.heads * config.head_width
+        into_keys = config.latent or config.width
+        key_value = 2 * (into_keys * 2 * inner + (config.width * config.latent if config.latent else 0))
+        codes = (window + 1 if config.use_position else 0) + (config.ages if config.use_time else 0)
+        per_query = 2 * (2 * config.width * inner + inner * codes + 2 * config.width * config.ffn)
+        per_pair = 2 * 2 * inner
+        seen_N = int((channel.candidates.hi - channel.candidates.lo).sum()) + impressions
+        total = config.layers * ((events + impressions) * key_value + impressions * per_query + seen_N * per_pair)
+        if channel.history is not None:
+            seen_C = int((channel.history.hi - channel.history.lo).sum())
+            total += (config.layers - 1) * (events * per_query + seen_C * per_pair)
+        return total
+
+
+def _check_actions(config: GRABConfig, num_actions: int) -> None:
+    for name, behaviours in config.channels.items():
+        unknown = [a for a in behaviours.actions or () if not 0 <= a < num_actions]
+        if unknown or behaviours.actions == ():
+            raise ConfigError(
+                f"tower.channels.{name}.actions={behaviours.actions}: expected codes from 0 to {num_actions - 1}, the "
+                "log's actions, and at least one; None means all"
+            )

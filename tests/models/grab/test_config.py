@@ -1,0 +1,51 @@
+"""What the settings promise: reach, and refusals that name the setting."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.config import Config, override
+from ctr_rec.errors import ConfigError
+from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig
+from ctr_rec.models.tower import TowerConfig
+from ctr_rec.train.run import Run
+
+
+def test_reach_is_layers_times_span_whatever_the_channels() -> None:
+    assert GRABConfig(layers=3, span=50, channels={"few": Behaviours(actions=(1,), window=7)}).reach == 150
+
+
+def test_a_window_beyond_the_span_is_refused() -> None:
+    with pytest.raises((ConfigError, ValidationError), match=r"channels\.x\.window=9 is larger than tower\.span=8"):
+        GRABConfig(span=8, channels={"x": Behaviours(window=9)})
+
+
+def test_a_tower_without_channels_is_refused() -> None:
+    with pytest.raises(ValidationError, match="channels"):
+        GRABConfig(channels={})
+
+
+@pytest.mark.parametrize(
+    ("role", "token", "bias"),
+    [("token", True, False), ("bias", False, True), ("both", True, True), ("neither", False, False)],
+)
+def test_the_action_is_said_where_its_role_says(role: str, token: bool, bias: bool) -> None:
+    config = GRABConfig(action=ActionRole(role))
+    assert (config.token_says_action, config.bias_says_action) == (token, bias)
+
+
+def test_a_run_survives_its_json_and_its_fields_can_be_overridden() -> None:
+    run = Run(
+        name="x",
+        data=DataConfig(log="l", label="y", batches=Packed(tokens=4096, context=512)),
+        tower=GRABConfig(channels={"liked": Behaviours(actions=(1, 2), window=20, seconds=60)}),
+    )
+    again = Run.model_validate_json(run.model_dump_json())
+    assert again == run
+    changed = override(run, ["tower.channels.liked.window=10", "tower.latent=8"])
+    assert isinstance(changed.tower, GRABConfig)
+    assert (changed.tower.channels["liked"].window, changed.tower.latent) == (10, 8)
+    assert isinstance(changed.tower, TowerConfig)
+    assert issubclass(Behaviours, Config)

@@ -1,0 +1,124 @@
+"""A layer against the paper's formulas, token by token; the mixing of target tokens against a double loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ctr_rec.layers.packed import by_visible_end
+from ctr_rec.models.grab.channels import Channel, make_channel
+from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig, MixGate
+from ctr_rec.models.grab.layer import GRABLayer, TargetMix
+from ctr_rec.models.tower import Filling
+from tests.models.streams import NUM_ACTIONS, make_batch, random_log
+
+
+def _attend(layer: GRABLayer, x: Tensor, keys: list[Tensor], actions: list[int], rows: list[tuple[int, int]]) -> Tensor:
+    """softmax_j( q . (k_j + Pos + Action + Time) / sqrt(E) ) v_j for one token, head by head; rows: position, time."""
+    heads, width = layer.heads, layer.query.out_features // layer.heads
+    q = layer.query(x).view(heads, width)
+    out = torch.zeros(heads, width, dtype=x.dtype)
+    for h in range(heads):
+        logits, values = [], []
+        for key, action, (position, bucket) in zip(keys, actions, rows, strict=True):
+            compressed = key if layer.compress is None else layer.compress(key)
+            k, v = layer.key_value(compressed).view(2, heads, width)[:, h]
+            relative = k
+            for codes, row in ((layer.position_PE, position), (layer.time_BE, bucket), (layer.action_AE, action)):
+                relative = relative if codes is None else relative + codes[row]
+            logits.append(q[h] @ relative / width**0.5)
+            values.append(v)
+        if logits:
+            out[h] = torch.stack(logits).softmax(0) @ torch.stack(values)
+    y = layer.attention_norm(x + layer.out(out.flatten()))
+    return layer.ffn_norm(y + layer.ffn(y))
+
+
+def _bucket(seconds: int, ages: int) -> int:
+    return min((max(seconds, 0) + 1).bit_length() - 1, ages - 1)
+
+
+CASES = {
+    "plain": GRABConfig(width=6, heads=2, head_width=3, ffn=5, ages=6, channels={"c": Behaviours(window=4)}),
+    "subset": GRABConfig(
+        width=6, heads=2, head_width=3, ffn=5, latent=4, channels={"c": Behaviours(actions=(0, 2), window=3)}
+    ),
+    "no_bias": GRABConfig(
+        width=6,
+        heads=1,
+        head_width=3,
+        ffn=5,
+        action=ActionRole.TOKEN,
+        use_position=False,
+        use_time=False,
+        channels={"c": Behaviours(window=3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_is_the_formula(name: str) -> None:
+    config = CASES[name]
+    (behaviours,) = config.channels.values()
+    log = random_log(seed=8, delay=2)
+    batch = make_batch(log, Filling.PACKED)
+    order = by_visible_end(batch)
+    channel = make_channel(behaviours, config, batch, order, 1)
+    layer = GRABLayer(config, behaviours, NUM_ACTIONS).double().eval()
+    _spread_codes(layer)
+    x_CD = torch.randn(channel.action_C.shape[0], 6, dtype=torch.float64)
+    x_ND = torch.randn(batch.num_impressions, 6, dtype=torch.float64)
+    got_CD, got_ND = layer(x_CD, x_ND, channel, last=False)
+    known_at = batch.event_known_at if channel.event_C is None else batch.event_known_at[channel.event_C]
+    assert channel.history is not None
+    for c in range(len(x_CD)):
+        args = _pairs(channel, channel.history.lo[c], channel.history.hi[c], int(known_at[c]), known_at, config)
+        torch.testing.assert_close(got_CD[c], _attend(layer, x_CD[c], [x_CD[j] for j in args[0]], *args[1:]))
+    for n in range(len(x_ND)):
+        time = int(batch.impression_time[order[n]])
+        seen, actions, rows = _pairs(
+            channel, channel.candidates.lo[n], channel.candidates.hi[n], time, known_at, config
+        )
+        keys = [*(x_CD[j] for j in seen), x_ND[n]]
+        want = _attend(layer, x_ND[n], keys, [*actions, NUM_ACTIONS], [*rows, (0, 0)])
+        torch.testing.assert_close(got_ND[n], want)
+    same_CD, last_ND = layer(x_CD, x_ND, channel, last=True)
+    assert same_CD is x_CD, "nobody reads the events' tokens of the last layer"
+    assert torch.equal(last_ND, got_ND)
+
+
+def _spread_codes(layer: GRABLayer) -> None:
+    """Codes as large as keys: at their small start a wrong row would hardly show."""
+    for codes in (layer.position_PE, layer.time_BE, layer.action_AE):
+        if codes is not None:
+            torch.nn.init.normal_(codes)
+
+
+def _pairs(
+    channel: Channel, lo: Tensor, hi: Tensor, now: int, known_at: Tensor, config: GRABConfig
+) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    seen = list(range(int(lo), int(hi)))
+    actions = [int(channel.action_C[j]) for j in seen]
+    return seen, actions, [(int(hi) - j, _bucket(now - int(known_at[j]), config.ages)) for j in seen]
+
+
+@pytest.mark.parametrize("gate", [MixGate.OWN, MixGate.JOINT])
+def test_mixing_is_the_papers_sum_over_other_channels(gate: MixGate) -> None:
+    mix = TargetMix(4, 3, gate).double()
+    h = [torch.randn(5, 4, dtype=torch.float64) for _ in range(3)]
+    got = mix(h)
+    for c in range(3):
+        want = h[c]
+        for i in range(3):
+            if i != c:
+                read = torch.cat(h, dim=-1) if gate is MixGate.JOINT else h[i]
+                want = want + torch.sigmoid(mix.gates[i](read)) * h[i]
+        torch.testing.assert_close(got[c], want)
+
+
+def test_gates_begin_nearly_closed() -> None:
+    mix = TargetMix(4, 2, MixGate.OWN)
+    zero = [torch.zeros(1, 4), torch.zeros(1, 4)]
+    gates = [torch.sigmoid(gate(h)) for gate, h in zip(mix.gates, zero, strict=True)]
+    assert all(torch.allclose(g, torch.tensor(0.1192), atol=1e-4) for g in gates)
