@@ -14,7 +14,8 @@ from ctr_rec.models.baselines.dcn_v2 import DCNv2Config
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.grab.config import Behaviours, GRABConfig
+from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
 from ctr_rec.sharding.plan import ShardingConfig

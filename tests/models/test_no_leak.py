@@ -16,7 +16,8 @@ from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig, MixGate
+from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
 

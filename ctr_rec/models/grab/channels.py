@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.packed import Ranges, first_since, whole_seconds
-from ctr_rec.models.grab.config import Behaviours, GRABConfig
+from ctr_rec.models.grab.config import Behaviours, GRABSettings
 from ctr_rec.ops.jagged import segment_of_row
 from ctr_rec.ops.prefix_attention import plan_blocks
 
@@ -50,7 +50,7 @@ class _Queries:
 
 
 def make_channel(
-    behaviours: Behaviours, config: GRABConfig, batch: Batch, order_N: Tensor, ticks_per_second: int
+    behaviours: Behaviours, config: GRABSettings, batch: Batch, order_N: Tensor, ticks_per_second: int
 ) -> Channel:
     """order_N: the order of the impressions among the queries."""
     event_C, before_T1 = _events(behaviours, batch)

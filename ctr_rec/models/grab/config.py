@@ -1,9 +1,11 @@
-"""Settings of GRAB. Each mechanism that the paper's Table 3 takes away has a field whose other position is that row."""
+"""Settings of GRAB; `tower.GRABConfig` is these with the way to build it. Each mechanism that the
+paper's Table 3 takes away has a field whose other position is that row.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -13,10 +15,6 @@ from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, TowerConfig
-from ctr_rec.schema.table import SparseSpec
-
-if TYPE_CHECKING:
-    from ctr_rec.models.grab.tower import GRABTower
 
 
 class ActionRole(str, Enum):
@@ -51,7 +49,7 @@ class Behaviours(Config):
     seconds: int | None = Field(default=None, ge=1)
 
 
-class GRABConfig(TowerConfig):
+class GRABSettings(TowerConfig):
     """width d, heads, head_width; ffn: inner width of the feed-forward part.
 
     span: how many events of the whole stream any channel looks back at most, so that layers * span events of context
@@ -80,7 +78,7 @@ class GRABConfig(TowerConfig):
     mlp: MLPSettings | None = None
 
     @model_validator(mode="after")
-    def _windows_fit(self) -> GRABConfig:
+    def _windows_fit(self) -> GRABSettings:
         for name, channel in self.channels.items():
             if channel.window > self.span:
                 raise ConfigError(
@@ -100,8 +98,3 @@ class GRABConfig(TowerConfig):
     @property
     def bias_says_action(self) -> bool:
         return self.action in (ActionRole.BIAS, ActionRole.BOTH)
-
-    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> GRABTower:
-        from ctr_rec.models.grab.tower import GRABTower
-
-        return GRABTower(spec, self)

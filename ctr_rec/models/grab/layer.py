@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ctr_rec.layers.packed import Ranges
 from ctr_rec.models.grab.channels import Channel
-from ctr_rec.models.grab.config import Behaviours, GRABConfig, MixGate
+from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
 from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
 
 _CODE_STD = 0.02
@@ -25,7 +25,7 @@ class GRABLayer(nn.Module):
     token's own key has position 0, time 0 and the action "none" [ours].
     """
 
-    def __init__(self, config: GRABConfig, behaviours: Behaviours, num_actions: int) -> None:
+    def __init__(self, config: GRABSettings, behaviours: Behaviours, num_actions: int) -> None:
         super().__init__()
         inner = config.heads * config.head_width
         self.heads, self.scale = config.heads, config.head_width**-0.5

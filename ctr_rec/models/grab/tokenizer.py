@@ -18,7 +18,7 @@ from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join
 from ctr_rec.layers.history import EventEncoder
 from ctr_rec.layers.pooled import item_width
-from ctr_rec.models.grab.config import GRABConfig
+from ctr_rec.models.grab.config import GRABSettings
 from ctr_rec.ops.jagged import gather
 from ctr_rec.schema.table import SparseSpec
 
@@ -44,7 +44,7 @@ class Tokenizer(nn.Module):
     fields, profile, counters and time; never the own action.
     """
 
-    def __init__(self, spec: SparseSpec, config: GRABConfig) -> None:
+    def __init__(self, spec: SparseSpec, config: GRABSettings) -> None:
         super().__init__()
         self.item = spec.item
         self.item_width = item_width(spec, "GRAB")

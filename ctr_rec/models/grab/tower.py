@@ -14,17 +14,24 @@ from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.mlp import MLP
 from ctr_rec.layers.packed import by_visible_end
 from ctr_rec.models.grab.channels import Channel, make_channel
-from ctr_rec.models.grab.config import GRABConfig, MixGate
+from ctr_rec.models.grab.config import GRABSettings, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.tokenizer import Tokenizer
 from ctr_rec.models.tower import Tower
 from ctr_rec.schema.table import SparseSpec
 
 
+class GRABConfig(GRABSettings):
+    """See GRABSettings."""
+
+    def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> GRABTower:
+        return GRABTower(spec, self)
+
+
 class GRABTower(Tower):
     """[N, out_width]: the channels' last target vectors side by side, through the MLP where there is one."""
 
-    def __init__(self, spec: SparseSpec, config: GRABConfig) -> None:
+    def __init__(self, spec: SparseSpec, config: GRABSettings) -> None:
         super().__init__()
         _check_actions(config, spec.num_actions)
         self.config = config
@@ -98,7 +105,7 @@ class GRABTower(Tower):
         return total
 
 
-def _check_actions(config: GRABConfig, num_actions: int) -> None:
+def _check_actions(config: GRABSettings, num_actions: int) -> None:
     for name, behaviours in config.channels.items():
         unknown = [a for a in behaviours.actions or () if not 0 <= a < num_actions]
         if unknown or behaviours.actions == ():

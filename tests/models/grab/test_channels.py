@@ -7,7 +7,8 @@ import torch
 
 from ctr_rec.layers.packed import by_visible_end
 from ctr_rec.models.grab.channels import make_channel
-from ctr_rec.models.grab.config import Behaviours, GRABConfig
+from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import Filling
 from tests.models.streams import Event, Log, make_batch, random_log
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from ctr_rec.batch.config import DataConfig, Packed
 from ctr_rec.config import Config, override
 from ctr_rec.errors import ConfigError
-from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig
+from ctr_rec.models.grab.config import ActionRole, Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.train.run import Run
 

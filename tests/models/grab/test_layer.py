@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ctr_rec.layers.packed import by_visible_end
 from ctr_rec.models.grab.channels import Channel, make_channel
-from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig, MixGate
+from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import Filling
 from tests.models.streams import NUM_ACTIONS, make_batch, random_log
 

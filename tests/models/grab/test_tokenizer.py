@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ctr_rec.models.grab.config import ActionRole, GRABConfig
+from ctr_rec.models.grab.config import ActionRole
 from ctr_rec.models.grab.tokenizer import GateMLP, Tokenizer
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import Filling
 from tests.models.streams import SPEC, look_up, make_batch, random_log
 

@@ -10,8 +10,8 @@ import torch
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
-from ctr_rec.models.grab.config import ActionRole, Behaviours, GRABConfig, MixGate
-from ctr_rec.models.grab.tower import GRABTower
+from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
+from ctr_rec.models.grab.tower import GRABConfig, GRABTower
 from ctr_rec.models.tower import Filling
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, SPEC, Log, look_up, make_batch, random_log
 
