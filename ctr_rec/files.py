@@ -143,7 +143,11 @@ AnyPath: TypeAlias = "Path | StorePath"
 
 
 def place(path: str | Path | StorePath) -> AnyPath:
-    """A local path or a path in a store. Raises ConfigError when the scheme is unknown or its plug-in is missing."""
+    """A local path or a path in a store.
+
+    Raises:
+        ConfigError: the scheme is unknown, or its plug-in is not installed (names the package) or cannot start.
+    """
     text = str(path)
     if isinstance(path, Path) or "://" not in text:
         return Path(text)
@@ -170,6 +174,13 @@ def _store_of(url: str) -> AbstractFileSystem:
         raise ConfigError(
             f"{url}: fsspec knows no store for {scheme}:// ({error}); use one that it knows (s3, gs, abfs, hdfs, ...), "
             f"install the package that brings {scheme}://, or give a local path"
+        ) from error
+    # A plug-in may look for credentials, a cluster or a library of another language, and says so in its own way.
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{url}: the store {scheme}:// cannot be opened: {type(error).__name__}: {first_line}; set up what its "
+            "fsspec plug-in asks for, or give another path"
         ) from error
 
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from ctr_rec.checkpoint.history import checkpoint_folder, committed
+from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.checkpoint.store import write_rank_state
 from ctr_rec.config import override
-from ctr_rec.errors import CheckpointError
+from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.files import StorePath, place, remove_tree
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import build
 from ctr_rec.train.checkpoints import load_weights
@@ -166,3 +168,45 @@ def test_a_place_that_cannot_be_written_is_told_before_training(often: Run, tmp_
     run = override(often, [f"checkpoint.folder={tmp_path / 'file' / 'in'}"])
     for said in run_ranks(_fit, 2, run, tmp_path / "run", False):
         assert re.search(r"cannot write to .*file.*choose another --run-dir or checkpoint.folder", said)
+
+
+def test_a_run_whose_checkpoints_lie_in_a_store_ends_and_resumes_as_one_that_keeps_them(
+    often: Run, tmp_path: Path
+) -> None:
+    here = override(often, ["checkpoint.keep=2"])
+    store = place("memory://bucket/run")
+    assert isinstance(store, StorePath)
+    there = override(here, [f"checkpoint.folder={store}"])
+    try:
+        _fit_alone(here, tmp_path / "here")
+        _fit_alone(override(there, ["train.max_steps=4"]), tmp_path / "there")
+        _resume_alone(there, tmp_path / "there")
+        assert not (tmp_path / "there" / "checkpoints").exists()
+        pairs = list(zip(committed(tmp_path / "here"), committed(tmp_path / "there"), strict=True))
+        assert len(pairs) >= 2
+        for (step, mine), (same_step, theirs) in pairs:
+            assert step == same_step
+            assert str(theirs).startswith("memory://bucket/run/step-")
+            for file in read_manifest(mine).files:
+                if file.name != ".metadata":
+                    assert file in read_manifest(theirs).files
+        predictions = [
+            _predictions(run, RunFolder(tmp_path / n), "best") for run, n in ((here, "here"), (there, "there"))
+        ]
+        assert np.array_equal(predictions[0].logit, predictions[1].logit)
+        with pytest.raises(ConfigError, match=r"memory://bucket/run holds checkpoints of another run \(step-"):
+            _fit_alone(there, tmp_path / "another")
+        moved = override(there, ["checkpoint.folder=memory://bucket/moved"])
+        with pytest.raises(
+            ConfigError, match=r"checkpoint.folder was memory://bucket/run, is .*/moved, which holds no"
+        ):
+            _resume_alone(moved, tmp_path / "there")
+        store.store.mv(str(store), "memory://bucket/moved", recursive=True)
+        _resume_alone(moved, tmp_path / "there")
+    finally:
+        remove_tree(place("memory://bucket"))
+
+
+def _resume_alone(run: Run, folder: Path) -> None:
+    with open_group("cpu") as group:
+        fit(run, RunFolder(folder), group, resume=True)
