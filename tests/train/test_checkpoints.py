@@ -190,16 +190,12 @@ def test_a_run_whose_checkpoints_lie_in_a_store_ends_and_resumes_as_one_that_kee
             for file in read_manifest(mine).files:
                 if file.name != ".metadata":
                     assert file in read_manifest(theirs).files
-        predictions = [
-            _predictions(run, RunFolder(tmp_path / n), "best") for run, n in ((here, "here"), (there, "there"))
-        ]
-        assert np.array_equal(predictions[0].logit, predictions[1].logit)
+        mine, theirs = (_predictions(r, RunFolder(tmp_path / n), "best") for r, n in ((here, "here"), (there, "there")))
+        assert np.array_equal(mine.logit, theirs.logit)
         with pytest.raises(ConfigError, match=r"memory://bucket/run holds checkpoints of another run \(step-"):
             _fit_alone(there, tmp_path / "another")
         moved = override(there, ["checkpoint.folder=memory://bucket/moved"])
-        with pytest.raises(
-            ConfigError, match=r"checkpoint.folder was memory://bucket/run, is .*/moved, which holds no"
-        ):
+        with pytest.raises(ConfigError, match=r"folder was memory://bucket/run, is .*/moved, which holds no"):
             _resume_alone(moved, tmp_path / "there")
         store.store.mv(str(store), "memory://bucket/moved", recursive=True)
         _resume_alone(moved, tmp_path / "there")
