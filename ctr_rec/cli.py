@@ -168,12 +168,14 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
 
 @commands.command()
-@click.argument("path", type=PATH)
-def inspect(path: Path) -> int:
-    """Say what PATH is: a prepared log, a run folder or a checkpoint."""
+@click.argument("path")
+@click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
+@click.option("--out", type=PATH, help="Of a checkpoint: folder for a plot of the norms of its tables' rows.")
+def inspect(path: str, check: bool, out: Path | None) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it."""
     from ctr_rec.inspect import describe
 
-    describe(path)
+    describe(path, check=check, out=out)
     return 0
 
 

@@ -45,7 +45,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Makes `ctr-rec inspect x` fail with `error`."""
     import ctr_rec.inspect
 
-    def fail(_path: Path) -> str:
+    def fail(_path: str, **_options: object) -> str:
         raise error
 
     monkeypatch.setattr(ctr_rec.inspect, "describe", fail)

@@ -121,7 +121,7 @@ class SafeReader(FileSystemReader):
                 continue
             target = planner.resolve_tensor(item).detach()
             try:
-                _read_tensor(path, info.offset, info.length, target, item.storage_offsets)
+                read_tensor(path, info.offset, info.length, target, item.storage_offsets)
             except (ValueError, EOFError) as error:
                 raise CheckpointError(f"{item.dest_index.fqn} in {path.name}: {error}") from error
             planner.commit_tensor(item, target)
@@ -136,7 +136,13 @@ def _read(path: AnyPath, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
-def _read_tensor(path: AnyPath, offset: int, length: int, target: Tensor, offsets: Sequence[int]) -> None:
+def read_tensor(path: AnyPath, offset: int, length: int, target: Tensor, offsets: Sequence[int]) -> None:
+    """Fills `target` with the block at `offsets` of the tensor stored in bytes [offset, offset + length) of a file.
+
+    Raises:
+        ValueError: the block reaches beyond the stored tensor, or its dtype is another.
+        EOFError: the file ends before the tensor does.
+    """
     try:
         locate(path, offset, length).read_into(target, offsets)
     except UnusualStorageError:
