@@ -6,6 +6,7 @@ Nothing that is stored is run, and a rank count or a placement leaves no trace: 
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -84,8 +85,10 @@ class WholeTensor:
             read_tensor(chunk.path, chunk.start, chunk.length, target, offsets)
         except FileNotFoundError as error:
             raise CheckpointError(f"{chunk.path} is missing: it holds a part of {self.name}; copy it again") from error
-        except (ValueError, EOFError, OSError) as error:
-            raise CheckpointError(f"{chunk.path} cannot be read for {self.name}: {error}; copy it again") from error
+        # torch's own reader, which takes what is not stored plainly, raises the last two.
+        except (ValueError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = str(error).partition(". ")[0]
+            raise CheckpointError(f"{chunk.path} cannot be read for {self.name}: {reason}; copy it again") from error
 
 
 @dataclass(frozen=True)

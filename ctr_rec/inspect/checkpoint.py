@@ -43,10 +43,10 @@ def describe_checkpoint(folder: AnyPath, check: bool = False, out: Path | None =
     parts = [_headline(folder, contents, manifest), *parts]
     if manifest is not None:
         parts += _told(manifest)
-    parts += [_tables(contents, statistics, manifest), DEAD, *_largest(contents, statistics)]
-    parts.append(_tensors("dense weights", contents.dense))
+    parts += [_tables(contents, manifest), _norms(contents, statistics), DEAD, *_largest(contents, statistics)]
+    parts += _dense(contents.dense)
     if contents.others:
-        parts.append(_tensors("other tensors", contents.others))
+        parts.append(f"other tensors: {_grouped(contents.others)}")
     if contents.unread:
         parts.append(f"entries that are no tensors, not read: {', '.join(contents.unread)}")
     if out is not None:
@@ -100,21 +100,28 @@ def _told(manifest: Manifest) -> list[RenderableType]:
     ]
 
 
-def _tables(contents: Contents, statistics: dict[str, RowStatistics], manifest: Manifest | None) -> RenderableType:
+def _tables(contents: Contents, manifest: Manifest | None) -> RenderableType:
     placed = _placements(manifest)
-    out = Table("table", title="Tables (norms: Euclidean, of rows; quantiles to 6 %)")
-    for column in ("rows", "width", "dtype", "MiB", "optimizer state", "placement", "norm 1 %", "median", "99 %"):
-        out.add_column(column, justify="left" if column in ("dtype", "optimizer state", "placement") else "right")
-    for column in ("largest", "dead", "zero", "not finite"):
+    out = Table("table", title="Tables")
+    for column in ("rows", "width", "dtype", "MiB", "optimizer state", "placement"):
+        out.add_column(column, justify="right" if column in ("rows", "width", "MiB") else "left")
+    for t in contents.tables:
+        states = ", ".join(f"{key} {_shape(state)}" for key, state in t.states.items()) or "none"
+        size = sum(x.bytes for x in (t.weight, *t.states.values())) / MIB
+        facts = [f"{t.rows:,}", str(t.weight.shape[1]), _dtype(t.weight), f"{size:,.1f}", states]
+        out.add_row(t.name, *facts, placed.get(t.name, "unknown"))
+    return out
+
+
+def _norms(contents: Contents, statistics: dict[str, RowStatistics]) -> RenderableType:
+    out = Table("table", title="Euclidean norms of rows (quantiles to 6 %)")
+    for column in ("1 %", "median", "99 %", "largest", "dead", "zero", "not finite"):
         out.add_column(column, justify="right")
     for t in contents.tables:
         s = statistics[t.parameter]
-        states = ", ".join(f"{key} {_shape(state)}" for key, state in t.states.items()) or "none"
-        size = sum(x.bytes for x in (t.weight, *t.states.values())) / MIB
         norms = [f"{s.quantile(q):.3g}" for q in (0.01, 0.5, 0.99)] + [f"{s.largest[0][0]:.3g}" if s.largest else ""]
         dead = "?" if s.dead is None else f"{s.dead:,}"
-        facts = [f"{t.rows:,}", str(t.weight.shape[1]), _dtype(t.weight), f"{size:,.1f}", states]
-        out.add_row(t.name, *facts, placed.get(t.name, ""), *norms, dead, f"{s.zero:,}", f"{s.not_finite:,}")
+        out.add_row(t.name, *norms, dead, f"{s.zero:,}", f"{s.not_finite:,}")
     return out
 
 
@@ -132,10 +139,25 @@ def _largest(contents: Contents, statistics: dict[str, RowStatistics]) -> list[R
     return [f"largest rows of {name}: " + ", ".join(f"{r} ({n:.3g})" for n, r in rows) for name, rows in found.items()]
 
 
-def _tensors(what: str, tensors: dict[str, WholeTensor]) -> str:
-    shown = [f"{name} {_shape(t)} {_dtype(t)}" for name, t in list(tensors.items())[:40]]
-    more = f", and {len(tensors) - 40} more" if len(tensors) > 40 else ""
-    return f"{what} ({sum(t.bytes for t in tensors.values()) / MIB:,.1f} MiB): {', '.join(shown) or 'none'}{more}"
+def _dense(tensors: dict[str, WholeTensor]) -> list[RenderableType]:
+    if not tensors:
+        return []
+    out = Table("tensor", "shape", "dtype", title=f"Tensors that are no tables, {_mib(tensors)}")
+    for name, tensor in tensors.items():
+        out.add_row(name, _shape(tensor), _dtype(tensor))
+    return [out]
+
+
+def _grouped(tensors: dict[str, WholeTensor]) -> str:
+    """What belongs to nobody who looks into a checkpoint, by the first part of its name."""
+    groups: dict[str, dict[str, WholeTensor]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(name.partition(".")[0], {})[name] = tensor
+    return ", ".join(f"{len(group)} of {first} ({_mib(group)})" for first, group in groups.items())
+
+
+def _mib(tensors: dict[str, WholeTensor]) -> str:
+    return f"{sum(t.bytes for t in tensors.values()) / MIB:,.1f} MiB"
 
 
 def _shape(tensor: WholeTensor) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctr_rec.checkpoint.row_statistics import PER_DECADE, RowStatistics, edges
 from ctr_rec.errors import ConfigError
@@ -47,6 +48,9 @@ def _draw(panel: Axes, name: str, statistics: RowStatistics) -> None:
     low, high = (used[0], used[-1] + 1) if len(used) else (0, PER_DECADE)
     panel.stairs(statistics.counts[low:high], 10 ** edges()[low : high + 1], fill=True, color="#4269d0")
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     dead = "" if statistics.dead is None else f", {statistics.dead:,} dead"
     panel.set_title(f"{name}: {statistics.rows:,} rows{dead}", fontsize=9)
     panel.set_xlabel("norm of a row", fontsize=8)

@@ -110,7 +110,7 @@ class Checkpoints:
         what, waited, took = self._background.what, self.wait(), self._background.seconds
         said = []
         if waited >= WORTH_SAYING:
-            said.append(f"the next save waited {waited:.2f} s for {what}, which took {took:.1f} s in the background")
+            said.append(f"waited {waited:.2f} s for {what}, which took {took:.1f} s in the background")
         if took > SECONDS_TO_STOP:
             said.append(f"{what} took {took:.0f} s in the background: {TOO_LATE}")
         return said

@@ -128,7 +128,7 @@ def test_one_save_at_a_time_and_the_wait_is_told(
 
     monkeypatch.setattr("ctr_rec.checkpoint.store.write_rank_state", slow)
     _fit_alone(override(often, ["train.max_steps=3"]), tmp_path)
-    assert re.search(r"next save waited 0\.\d\d s for the save of step 1, which took", capfd.readouterr().err)
+    assert re.search(r"waited 0\.\d\d s for the save of step 1, which took", capfd.readouterr().err)
     assert [step for step, _ in committed(tmp_path)] == [1, 2, 3]
 
 
