@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -168,12 +168,30 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
 
 @commands.command()
-@click.argument("path", type=PATH)
-def inspect(path: Path) -> int:
-    """Say what PATH is: a prepared log, a run folder or a checkpoint."""
+@click.argument("path")
+@click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
+@click.option("--out", type=PATH, help="Of a checkpoint: folder for a plot of the norms of its tables' rows.")
+def inspect(path: str, check: bool, out: Path | None) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it."""
     from ctr_rec.inspect import describe
 
-    describe(path)
+    describe(path, check=check, out=out)
+    return 0
+
+
+@commands.command()
+@click.argument("checkpoint")
+@click.option("--to", "form", type=click.Choice(["safetensors", "parquet"]), required=True)
+@click.option("--out", type=PATH, required=True, help="New folder for the files.")
+@click.option("--log", help="Prepared log whose ids go beside the rows (parquet); default the run's own.")
+@click.option("--rows-per-file", type=click.IntRange(min=1), help="Cut a table's Parquet into part files.")
+def convert(
+    checkpoint: str, form: Literal["safetensors", "parquet"], out: Path, log: str | None, rows_per_file: int | None
+) -> int:
+    """Write the tables and dense weights of a CHECKPOINT (any DCP folder) for other tools, in bounded memory."""
+    from ctr_rec.checkpoint.export import convert as run
+
+    run(checkpoint, form, out, log, rows_per_file, lambda sentence: click.echo(sentence))
     return 0
 
 

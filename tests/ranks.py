@@ -47,6 +47,18 @@ def forkserver() -> multiprocessing.context.BaseContext:
     return context
 
 
+def start_ranks(function: Callable[..., Any], world_size: int, folder: str, *args: Any) -> list[Any]:
+    """Processes that call `function(group, *args)`; they meet in `folder`, which is theirs alone, and leave results."""
+    context = forkserver()
+    ranks = [
+        context.Process(target=_child, args=(function, rank, world_size, folder, args))  # type: ignore[attr-defined]
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
     """Calls `function(group, *args)` on every rank; returns the results in rank order.
 
@@ -54,13 +66,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     ends the others, and the AssertionError raised here carries the traceback of every rank that failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = forkserver()
-        ranks = [
-            context.Process(target=_child, args=(function, rank, world_size, folder, args))  # type: ignore[attr-defined]
-            for rank in range(world_size)
-        ]
-        for process in ranks:
-            process.start()
+        ranks = start_ranks(function, world_size, folder, *args)
         try:
             _wait(ranks, time.monotonic() + timeout)
         finally:

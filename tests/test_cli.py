@@ -45,7 +45,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Makes `ctr-rec inspect x` fail with `error`."""
     import ctr_rec.inspect
 
-    def fail(_path: Path) -> str:
+    def fail(_path: str, **_options: object) -> str:
         raise error
 
     monkeypatch.setattr(ctr_rec.inspect, "describe", fail)
@@ -54,7 +54,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    verbs = ["init", "prepare", "train", "evaluate", "predict", "compare", "inspect", "doctor", "bench"]
+    verbs = ["init", "prepare", "train", "evaluate", "predict", "compare", "inspect", "convert", "doctor", "bench"]
     listed = out.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == verbs
 
@@ -218,6 +218,22 @@ def test_bench_lists_or_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     calls = watch(monkeypatch, "ctr_rec.bench", "run", [])
     assert run("bench", "din", "gauc", "--json", "--log", "l") == 0
     assert [list(c.values()) for c in calls] == [["din", True, Path("l")], ["gauc", True, Path("l")]]
+
+
+def test_inspect_and_convert_pass_their_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = watch(monkeypatch, "ctr_rec.inspect", "describe")
+    assert run("inspect", "s3://bucket/step-1", "--check", "--out", "plots") == 0
+    assert looked == [{"path": "s3://bucket/step-1", "check": True, "out": Path("plots")}]
+    converted = watch(monkeypatch, "ctr_rec.checkpoint.export", "convert")
+    assert run("convert", "c", "--to", "parquet", "--out", "o", "--log", "l", "--rows-per-file", "9") == 0
+    (call,) = converted
+    assert {k: call[k] for k in ("path", "to", "out", "log", "rows_per_file")} == {
+        "path": "c",
+        "to": "parquet",
+        "out": Path("o"),
+        "log": "l",
+        "rows_per_file": 9,
+    }
 
 
 def test_a_user_s_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

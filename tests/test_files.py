@@ -1,10 +1,27 @@
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from iopath.common.file_io import PathHandler
 
-from ctr_rec.errors import DataError
-from ctr_rec.files import PATHS, is_file, join_path, local_file, read_text
+from ctr_rec.errors import ConfigError, DataError
+from ctr_rec.files import (
+    PATHS,
+    StorePath,
+    file_size,
+    is_file,
+    join_path,
+    local_file,
+    place,
+    read_text,
+    remove_tree,
+    sync_folder,
+    write_atomically,
+    write_durably,
+)
 
 
 class _Store(PathHandler):
@@ -48,3 +65,82 @@ def test_a_registered_handler_serves_every_reader(tmp_path: Path) -> None:
     PATHS.register_handler(_Store(tmp_path), allow_override=True)
     assert is_file("shelf://log/a.txt")
     assert read_text(join_path("shelf://log", "a.txt")) == "far away"
+
+
+@pytest.fixture
+def store() -> Iterator[StorePath]:
+    """An empty folder in fsspec's memory."""
+    folder = place("memory://bucket/runs/")
+    assert isinstance(folder, StorePath)
+    yield folder
+    if folder.exists():
+        remove_tree(folder)
+
+
+def test_what_has_no_scheme_is_a_plain_path(tmp_path: Path) -> None:
+    assert place("runs/a") == Path("runs/a")
+    assert place(tmp_path) == tmp_path
+    assert place(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert str(place("memory://bucket/runs/")) == "memory://bucket/runs"
+
+
+def test_a_path_in_a_store_has_the_manners_of_a_path(store: StorePath) -> None:
+    file = store / "step-1" / "manifest.json"
+    assert (file.name, file.parent.name, str(file.with_name("b"))) == (
+        "manifest.json",
+        "step-1",
+        "memory://bucket/runs/step-1/b",
+    )
+    assert not store.exists()
+    assert list(store.glob("*")) == []
+    write_durably(file, b"first")
+    assert file.is_file()
+    assert not file.is_dir()
+    assert file.parent.is_dir()
+    assert file_size(file) == 5
+    assert [p.name for p in store.glob("step-*")] == ["step-1"]
+    assert [p.name for p in file.parent.iterdir()] == ["manifest.json"]
+    with file.open("rb", buffering=0) as opened:
+        opened.seek(2)
+        assert opened.read() == b"rst"
+    file.unlink()
+    file.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        file.unlink()
+
+
+def test_a_file_is_replaced_whole_or_stays(store: StorePath, tmp_path: Path) -> None:
+    for folder in (store, tmp_path):
+        for text in ("one", "another"):
+            write_atomically(folder / "best.json", text)
+            assert (folder / "best.json").read_text() == text
+        assert [p.name for p in folder.iterdir()] == ["best.json"]
+
+
+def test_removing_a_folder(store: StorePath, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write_durably(store / "a" / "b" / "file", b"x")
+    for folder in (store / "a", tmp_path / "a"):
+        remove_tree(folder)
+        sync_folder(folder.parent)
+        assert not folder.exists()
+
+
+def test_a_scheme_that_nobody_knows_and_one_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"fsspec knows no store for moon:// .*install the package that brings moon"):
+        place("moon://crater/run")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ConfigError, match=r"s3:// needs the package s3fs, .* install it with `pip install s3fs`"):
+        place("s3://bucket/run")
+
+
+def test_a_store_that_cannot_start_is_told_in_one_line() -> None:
+    class Broken(LocalFileSystem):
+        protocol = "broken"
+
+        def __init__(self, **kwargs: object) -> None:
+            raise OSError("no cluster\nand many more lines")
+
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    with pytest.raises(ConfigError, match=r"store broken:// cannot be opened: OSError: no cluster; set up"):
+        place("broken://run")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from ctr_rec.checkpoint.manifest import MANIFEST, sync_folder, write_atomically
+from ctr_rec.checkpoint.manifest import MANIFEST
 from ctr_rec.config import Config
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import AnyPath, place, remove_tree, sync_folder, write_atomically
 
 FOLDER = "checkpoints"
 BEST = "best.json"
+CONFIG = "config.json"
 
 
 class Best(Config):
@@ -22,40 +23,58 @@ class Best(Config):
     value: float
 
 
-def checkpoint_folder(run: Path, step: int) -> Path:
-    return run / FOLDER / f"step-{step:08d}"
+def root(run: Path) -> AnyPath:
+    """Where the checkpoints of a run lie: `checkpoint.folder` of its config.json, else a folder inside the run's."""
+    try:
+        config = json.loads((run / CONFIG).read_text())
+        named = config.get("checkpoint", {}).get("folder")
+    # No run's folder, or a config that whoever reads it whole complains about.
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return place(named) if named else run / FOLDER
 
 
-def committed(run: Path) -> list[tuple[int, Path]]:
+def checkpoint_folder(run: Path, step: int) -> AnyPath:
+    return root(run) / f"step-{step:08d}"
+
+
+def committed(run: Path) -> list[tuple[int, AnyPath]]:
     """The whole checkpoints of a run with their steps, oldest first."""
-    found = []
-    for folder in (run / FOLDER).glob("step-*"):
+    return whole_in(root(run))
+
+
+def whole_in(checkpoints: AnyPath) -> list[tuple[int, AnyPath]]:
+    """The whole checkpoints in a folder of checkpoints with their steps, oldest first."""
+    found: list[tuple[int, AnyPath]] = []
+    for folder in checkpoints.glob("step-*"):
         number = folder.name.removeprefix("step-")
         if number.isdecimal() and (folder / MANIFEST).is_file():
             found.append((int(number), folder))
-    return sorted(found)
+    return sorted(found, key=lambda pair: pair[0])
 
 
-def latest(run: Path) -> Path:
+def latest(run: Path) -> AnyPath:
     """The newest whole checkpoint. Raises CheckpointError when there is none."""
     found = committed(run)
     if not found:
-        raise CheckpointError(f"{run} has no whole checkpoint (a folder in {FOLDER}/ with {MANIFEST}); start a new run")
+        raise CheckpointError(
+            f"{run} has no whole checkpoint (a folder in {root(run)} with {MANIFEST}); start a new run"
+        )
     return found[-1][1]
 
 
 def mark_best(run: Path, step: int, metric: str, value: float) -> None:
     """Records that the checkpoint of `step` is the best so far; call it on one rank, after saving."""
     record = Best(step=step, metric=metric, value=value)
-    write_atomically(run / FOLDER / BEST, json.dumps(record.model_dump(mode="json")) + "\n")
+    write_atomically(root(run) / BEST, json.dumps(record.model_dump(mode="json")) + "\n")
 
 
 def best_record(run: Path) -> Best | None:
-    path = run / FOLDER / BEST
+    path = root(run) / BEST
     return Best.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def best(run: Path) -> Path:
+def best(run: Path) -> AnyPath:
     """The best whole checkpoint. Raises CheckpointError when none was marked or it is gone."""
     record = best_record(run)
     if record is None:
@@ -66,7 +85,7 @@ def best(run: Path) -> Path:
     return folder
 
 
-def find(run: Path, which: str) -> Path:
+def find(run: Path, which: str) -> AnyPath:
     """`best`, `last` or `step-N` to a folder. Raises CheckpointError that lists what there is."""
     if which == "best":
         return best(run)
@@ -78,7 +97,7 @@ def find(run: Path, which: str) -> Path:
     return steps[which]
 
 
-def clean(run: Path, keep_last: int) -> list[Path]:
+def clean(run: Path, keep_last: int) -> list[AnyPath]:
     """Removes all but the best and the last `keep_last` checkpoints, and what unfinished saves left.
 
     Call it on one rank, never while a save is under way. Returns what was removed.
@@ -89,14 +108,14 @@ def clean(run: Path, keep_last: int) -> list[Path]:
     keep = {folder for _, folder in whole[-keep_last:]}
     if record is not None:
         keep.add(checkpoint_folder(run, record.step))
-    gone = sorted(f for f in (run / FOLDER).glob("step-[0-9]*") if f not in keep)
+    gone = sorted((f for f in root(run).glob("step-[0-9]*") if f not in keep), key=str)
     for folder in gone:
         remove(folder)
     return gone
 
 
-def remove(folder: Path) -> None:
+def remove(folder: AnyPath) -> None:
     """Removes a checkpoint; the manifest first, so that what a kill leaves is not taken for one."""
     (folder / MANIFEST).unlink(missing_ok=True)
     sync_folder(folder)
-    shutil.rmtree(folder)
+    remove_tree(folder)

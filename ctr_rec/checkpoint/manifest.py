@@ -9,18 +9,17 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import zlib
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from ctr_rec.config import Config, explain
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import AnyPath, file_size, write_atomically
 from ctr_rec.schema.table import SparseSpec
 
 MANIFEST = "manifest.json"
@@ -78,7 +77,7 @@ def table_sizes(spec: SparseSpec) -> dict[str, tuple[int, int]]:
     return {t.name: (t.rows, t.dim) for t in spec.tables}
 
 
-def describe_file(folder: Path, name: str) -> StoredFile:
+def describe_file(folder: AnyPath, name: str) -> StoredFile:
     """Size and checksum of one file of a checkpoint."""
     crc, size = 0, 0
     with (folder / name).open("rb") as file:
@@ -88,12 +87,12 @@ def describe_file(folder: Path, name: str) -> StoredFile:
     return StoredFile(name=name, bytes=size, crc32=f"{crc:08x}")
 
 
-def check_file(folder: Path, expected: StoredFile) -> None:
+def check_file(folder: AnyPath, expected: StoredFile) -> None:
     """Raises CheckpointError when the file is absent, of another size, or changed."""
     path = folder / expected.name
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the manifest lists it with {expected.bytes} bytes; {_REMEDY}")
-    size = path.stat().st_size
+    size = file_size(path)
     if size != expected.bytes:
         raise CheckpointError(f"{path} is damaged: expected {expected.bytes} bytes, got {size}; {_REMEDY}")
     found = describe_file(folder, expected.name).crc32
@@ -104,32 +103,12 @@ def check_file(folder: Path, expected: StoredFile) -> None:
 _REMEDY = "copy the checkpoint again, or resume from an earlier one"
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: AnyPath, manifest: Manifest) -> None:
     """Commits a checkpoint: the manifest appears whole or not at all, also after a crash of the machine."""
     write_atomically(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes beside the target, forces it to the disk and renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries (new files, renames) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: AnyPath) -> Manifest:
     """Reads and checks a manifest.
 
     Raises:

@@ -24,6 +24,7 @@ from torch.futures import Future
 
 from ctr_rec.checkpoint.stored_tensor import UnusualStorageError, locate
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import AnyPath
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
@@ -49,7 +50,7 @@ _ALLOWED = {
 class MetadataUnpickler(pickle.Unpickler):
     """Finds only the classes that a checkpoint's metadata is made of."""
 
-    def __init__(self, file: io.BufferedIOBase, path: Path) -> None:
+    def __init__(self, file: io.BufferedIOBase, path: AnyPath) -> None:
         super().__init__(file)
         self._path = path
 
@@ -63,7 +64,7 @@ class MetadataUnpickler(pickle.Unpickler):
         )
 
 
-def read_metadata(folder: Path) -> Metadata:
+def read_metadata(folder: AnyPath) -> Metadata:
     """The index of a distributed checkpoint.
 
     Raises:
@@ -87,7 +88,7 @@ def read_metadata(folder: Path) -> Metadata:
     return found
 
 
-def _check_inside(path: Path, info: Any) -> None:
+def _check_inside(path: AnyPath, info: Any) -> None:
     name = getattr(info, "relative_path", None)
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
         raise CheckpointError(
@@ -100,8 +101,9 @@ def _check_inside(path: Path, info: Any) -> None:
 class SafeReader(FileSystemReader):
     """A storage reader for `torch.distributed.checkpoint.load`. Only the rows asked for pass through memory."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: AnyPath) -> None:
+        # Only its bookkeeping is used; every byte is read here.
+        super().__init__(str(folder))
         self._folder = folder
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -119,7 +121,7 @@ class SafeReader(FileSystemReader):
                 continue
             target = planner.resolve_tensor(item).detach()
             try:
-                _read_tensor(path, info.offset, info.length, target, item.storage_offsets)
+                read_tensor(path, info.offset, info.length, target, item.storage_offsets)
             except (ValueError, EOFError) as error:
                 raise CheckpointError(f"{item.dest_index.fqn} in {path.name}: {error}") from error
             planner.commit_tensor(item, target)
@@ -128,13 +130,19 @@ class SafeReader(FileSystemReader):
         return done
 
 
-def _read(path: Path, offset: int, length: int) -> bytes:
+def _read(path: AnyPath, offset: int, length: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(length)
 
 
-def _read_tensor(path: Path, offset: int, length: int, target: Tensor, offsets: Sequence[int]) -> None:
+def read_tensor(path: AnyPath, offset: int, length: int, target: Tensor, offsets: Sequence[int]) -> None:
+    """Fills `target` with the block at `offsets` of the tensor stored in bytes [offset, offset + length) of a file.
+
+    Raises:
+        ValueError: the block reaches beyond the stored tensor, or its dtype is another.
+        EOFError: the file ends before the tensor does.
+    """
     try:
         locate(path, offset, length).read_into(target, offsets)
     except UnusualStorageError:

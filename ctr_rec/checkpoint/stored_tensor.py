@@ -16,11 +16,12 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+from ctr_rec.files import AnyPath
 
 BUFFER_BYTES = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -34,7 +35,7 @@ class UnusualStorageError(Exception):
 class StoredTensor:
     """A contiguous tensor whose bytes begin at `start` of the file."""
 
-    path: Path
+    path: AnyPath
     start: int
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -83,7 +84,7 @@ class StoredTensor:
         return buffer.view(self.dtype).reshape(count, *self.shape[1:])
 
 
-def locate(path: Path, offset: int, length: int) -> StoredTensor:
+def locate(path: AnyPath, offset: int, length: int) -> StoredTensor:
     """Finds the tensor that `torch.save` wrote to bytes [offset, offset + length) of a file. Runs nothing of it.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -68,7 +68,11 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on some rank."""
-        return bool(self.all_reduce_sum(torch.tensor(int(flag))).item())
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on some rank: several questions at the price of one."""
+        return tuple(self.all_reduce_sum(torch.tensor([int(flag) for flag in flags])).bool().tolist())
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order. For small Python values; `gather_arrays` is for rows."""
@@ -111,6 +115,16 @@ class Group:
             for part, n in zip(received, rows, strict=True)
         ]
         return np.concatenate(parts)
+
+
+def group_beside(group: Group) -> Group:
+    """The same ranks in a gloo process group of their own, for a thread beside training. All ranks call it.
+
+    Collectives of one group must come in one order on all ranks; two threads could not keep it.
+    """
+    beside = dist.new_group(backend="gloo", timeout=timedelta(minutes=30))
+    assert isinstance(beside, dist.ProcessGroup)
+    return replace(group, device=torch.device("cpu"), backend="gloo", process_group=beside)
 
 
 def read_place(environment: Mapping[str, str], gpus: int | None = None) -> Place:

@@ -133,6 +133,12 @@ def memory_per_rank(device: torch.device, local_size: int) -> int:
     return min(psutil.virtual_memory().available, _memory_limit()) // local_size
 
 
+def memory_left(local_size: int) -> int:
+    """Bytes of host memory that one rank may still take, beside what it holds already."""
+    mine = psutil.Process().memory_info().rss
+    return max(0, min(psutil.virtual_memory().available // local_size, _memory_limit() // local_size - mine))
+
+
 def _memory_limit() -> int:
     """What a container may take (control groups, version 2 then 1); psutil sees the whole host."""
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

@@ -2,47 +2,141 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import torch
 
-from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best
+from ctr_rec.checkpoint.agreement import on_main
+from ctr_rec.checkpoint.background import Background, snapshot, snapshot_bytes
+from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best, root
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
 from ctr_rec.checkpoint.store import load, save
+from ctr_rec.errors import CheckpointError
+from ctr_rec.files import AnyPath, write_durably
+from ctr_rec.sharding.group import Group, group_beside
+from ctr_rec.sharding.plan import GIB, memory_left
 from ctr_rec.train.build import Built
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.record import IntervalLog
 
+# Seconds that a save waits for the one before it without a word.
+WORTH_SAYING = 0.05
+# Launchers kill a job about 30 s after SIGTERM.
+SECONDS_TO_STOP = 25
+TOO_LATE = (
+    "launchers kill a job about 30 s after SIGTERM, so a stop may lose the steps since the last checkpoint; set "
+    "checkpoint.every"
+)
+
 
 class Checkpoints:
-    """Saves and restores one run. Every method is a collective."""
+    """Saves and restores one run. Every method but the properties is a collective.
+
+    With `checkpoint.asynchronous` a save returns once the live tensors are copied, and a thread does the rest through
+    a process group of its own: data, checksums, manifest, then the mark of the best and the cleaning. One save is under
+    way at a time, so nothing that cleans ever meets one.
+    """
 
     def __init__(self, folder: RunFolder, built: Built, dense_optimizer: torch.optim.Optimizer) -> None:
         self.folder = folder
         self.built = built
         self.dense_optimizer = dense_optimizer
+        self._background = Background()
+        self._beside = group_beside(built.group) if built.run.checkpoint.asynchronous else None
+        self._copy: dict[str, Any] | None = None
+        self._warned = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save in the background has failed, as far as this rank knows: let all ranks agree, then `wait`."""
+        return self._background.failed
+
+    def check_place(self) -> None:
+        """Raises CheckpointError on all ranks when nothing can be written where checkpoints are to lie."""
+        checkpoints = root(self.folder.path)
+        on_main(self.built.group, f"cannot write to {checkpoints}", lambda: _try_writing(checkpoints))
+
+    def wait(self) -> float:
+        """Seconds until the save under way was whole; 0.0 where there is none.
+
+        Raises CheckpointError on all ranks when it failed.
+        """
+        return self._background.wait()
+
+    def abandon(self) -> None:
+        """Lets the save under way come to its end, whatever that is: for a run that ends with another error."""
+        with contextlib.suppress(CheckpointError):
+            self._background.wait()
 
     def save(
         self, position: dict[str, Any], log: IntervalLog, metrics: dict[str, float | None], best: float | None
-    ) -> None:
-        """Keeps the present state under its step.
+    ) -> list[str]:
+        """Keeps the present state under its step. Returns sentences for the log, none where all went as it should.
 
         metrics: of the latest validation, kept beside it. best: the watched metric, where it is the best so far.
 
         A step that is saved already is not written again.
+
+        Raises:
+            CheckpointError: on all ranks, when this save failed, or the one before it in the background.
         """
-        group, run, step = self.built.group, self.built.run, int(position["step"])
+        said = self._wait_for_the_last()
+        state, group = self._state(), self.built.group
+        step = int(position["step"])
         path = checkpoint_folder(self.folder.path, step)
-        if not group.any(group.is_main and (path / MANIFEST).is_file()):
-            save(path, self._state(), self._manifest(position, metrics), self._own(log), group)
-        if group.is_main:
-            if best is not None:
-                mark_best(self.folder.path, step, run.validation.metric, best)
-            clean(self.folder.path, run.checkpoint.keep)
-        group.barrier()
+        exists = group.any(group.is_main and (path / MANIFEST).is_file())
+        manifest, own = self._manifest(position, metrics), self._own(log)
+
+        def write(state: dict[str, Any], group: Group) -> None:
+            if not exists:
+                save(path, state, manifest, own, group)
+            on_main(group, f"cannot clean {path.parent}", lambda: self._mark_and_clean(step, best))
+
+        if self._beside is None or exists or not self._fits(state, said):
+            write(state, group)
+            return said
+        beside = self._beside
+        self._copy = copied = snapshot(state, self._copy)
+        self._background.start(f"the save of step {step}", lambda: write(copied, beside))
+        return said
+
+    def _wait_for_the_last(self) -> list[str]:
+        if not self._background.busy:
+            return []
+        what, waited, took = self._background.what, self.wait(), self._background.seconds
+        said = []
+        if waited >= WORTH_SAYING:
+            said.append(f"waited {waited:.2f} s for {what}, which took {took:.1f} s in the background")
+        if took > SECONDS_TO_STOP:
+            said.append(f"{what} took {took:.0f} s in the background: {TOO_LATE}")
+        return said
+
+    def _mark_and_clean(self, step: int, best: float | None) -> None:
+        if best is not None:
+            mark_best(self.folder.path, step, self.built.run.validation.metric, best)
+        clean(self.folder.path, self.built.run.checkpoint.keep)
+
+    def _fits(self, state: dict[str, Any], said: list[str]) -> bool:
+        """Whether every rank has the memory for a copy; asked before the first one, which then stays."""
+        if self._copy is not None:
+            return True
+        group = self.built.group
+        need, room = snapshot_bytes(state), memory_left(group.local_size)
+        lacks = group.any(need > room)
+        if lacks and not self._warned:
+            self._warned = True
+            needs = group.all_gather_object((need, room))
+            lacking = max(needs, key=lambda pair: pair[0] - pair[1])
+            said.append(
+                f"checkpoint.asynchronous: a copy of tables and optimizer states needs {lacking[0] / GIB:.2f} GiB on a "
+                f"rank that has {lacking[1] / GIB:.2f} GiB left, so training stands still while it saves; set "
+                "checkpoint.asynchronous=false, or use more hosts"
+            )
+        return not lacks
 
     def load_last(self, log: IntervalLog) -> dict[str, Any]:
         """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
@@ -94,6 +188,13 @@ class Checkpoints:
         own["interval"] = np.asarray(log.interval.to_array())
         own["window_label"], own["window_score"] = window["label"], window["score"]
         return own
+
+
+def _try_writing(checkpoints: AnyPath) -> None:
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    trial = checkpoints / "trial.tmp"
+    write_durably(trial, b"")
+    trial.unlink()
 
 
 def load_weights(folder: RunFolder, built: Built, which: str) -> Manifest:

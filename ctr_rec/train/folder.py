@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctr_rec.checkpoint.history import committed
+from ctr_rec.checkpoint.history import committed, whole_in
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
+from ctr_rec.files import place
 from ctr_rec.train.run import Run
 
 # Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
@@ -29,7 +30,7 @@ FREE_ON_RESUME = (
     "data.log",  # a log that moved; its fingerprint is compared with the checkpoint's
     "data.workers",
     "data.prefetch",
-    "checkpoint",
+    "checkpoint",  # a folder that moved must hold checkpoints
     "sharding.memory_per_rank_gib",
     "sharding.reserve",
     "sharding.batch_size",
@@ -88,9 +89,28 @@ class RunFolder:
             raise ConfigError(f"nothing to resume in {self.path}: it has no config.json; choose another --run-dir")
         if filled:
             self._same_run(run)
+        self._check_checkpoints(run, filled)
         self.clean_stop.unlink(missing_ok=True)
         write_json(self.config, run.model_dump(mode="json"))
         return bool(committed(self.path))
+
+    def _check_checkpoints(self, run: Run, resumed: bool) -> None:
+        """A folder of checkpoints elsewhere belongs to one run, and a resumed run must not lose sight of its own."""
+        now = run.checkpoint.folder
+        before = self.load_run().checkpoint.folder if resumed else now
+        if now is None and before is None:
+            return
+        found = whole_in(place(now)) if now else whole_in(self.checkpoints)
+        if found and not resumed:
+            raise ConfigError(
+                f"checkpoint.folder={now} holds checkpoints of another run ({found[-1][1].name}); name another folder, "
+                "or --resume that run"
+            )
+        if now != before and not found and committed(self.path):
+            raise ConfigError(
+                f"checkpoint.folder was {before}, is {now}, which holds no whole checkpoint: the run would start "
+                "anew; copy its checkpoints there, or restore the setting"
+            )
 
     def load_run(self) -> Run:
         """The saved run. Raises ConfigError when the folder holds none."""

@@ -28,10 +28,19 @@ class Validation(Config):
 
 
 class Checkpointing(Config):
-    """every: steps between checkpoints besides those at validations and at the end; keep: of the last ones."""
+    """When checkpoints are written, where, and how many stay.
+
+    every: steps between checkpoints besides those at validations and at the end. keep: of the last ones; the best one
+    stays besides. asynchronous: training goes on while a checkpoint is written. Each rank then holds its share of the
+    tables and optimizer states a second time, in host memory; where that does not fit, it warns and saves in between.
+    folder: where checkpoints lie, None for inside the run's folder; a path, or one with a scheme that fsspec knows
+    (s3://bucket/runs/din). It belongs to one run alone.
+    """
 
     every: int | None = Field(default=None, ge=1)
     keep: int = Field(default=2, ge=1)
+    asynchronous: bool = True
+    folder: str | None = Field(default=None, min_length=1)
 
 
 class SparseReset(Config):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
-from ctr_rec.sharding.group import Group
-
 
 class StopRequest:
     """Context manager. The first signal asks for a stop; a second Ctrl-C interrupts at once."""
@@ -28,7 +26,3 @@ class StopRequest:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-
-    def agreed(self, group: Group) -> bool:
-        """True on every rank as soon as any rank was asked to stop."""
-        return group.any(self.asked)

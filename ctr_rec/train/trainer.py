@@ -14,7 +14,7 @@ import torch
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.metrics.mergeable import all_metrics, undefined_reasons
 from ctr_rec.train.build import Built
-from ctr_rec.train.checkpoints import Checkpoints
+from ctr_rec.train.checkpoints import SECONDS_TO_STOP, TOO_LATE, Checkpoints
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.record import IntervalLog, Record
 from ctr_rec.train.run import Run
@@ -77,8 +77,9 @@ class Trainer:
     def start(self, goes_on: bool) -> None:
         """From the last checkpoint where there is one, else from the beginning; forgets what was logged after it.
 
-        Raises CheckpointError when the checkpoint is damaged or does not belong to this run.
+        Raises CheckpointError when the checkpoint is damaged or does not belong to this run, or none can be written.
         """
+        self.checkpoints.check_place()
         if goes_on:
             self.position = Position(**self.checkpoints.load_last(self.log))
         if self.group.is_main:
@@ -96,15 +97,22 @@ class Trainer:
                 for end in self._steps(record, seen):
                     if end == "early":
                         break
-                    if stop.agreed(self.group):
+                    asked, failed = self.group.any_of(stop.asked, self.checkpoints.failed)
+                    if failed:
+                        self.checkpoints.wait()  # raises on every rank what failed in the background
+                    if asked:
                         end = "stopped"
                         break
                 else:
                     end = "finished"
+                self._save(record)
+                self.checkpoints.wait()
+            except Exception:
+                self.checkpoints.abandon()
+                raise
             finally:
                 if seen is not None:
                     seen.close()
-            self._save(record)
             self._say_end(record, end)
         return Outcome(end, self.position)
 
@@ -209,13 +217,14 @@ class Trainer:
             if seen is not None:
                 seen.flush()
             started = time.perf_counter()
-            self.checkpoints.save(asdict(self.position), self.log, self._metrics, self.position.best if best else None)
-            seconds = time.perf_counter() - started
-        if seconds > 25:
-            record.say(
-                f"saving took {seconds:.0f} s: launchers kill a job about 30 s after SIGTERM, so a stop may lose the "
-                "steps since the last checkpoint; set checkpoint.every"
+            said = self.checkpoints.save(
+                asdict(self.position), self.log, self._metrics, self.position.best if best else None
             )
+            seconds = time.perf_counter() - started
+        if seconds > SECONDS_TO_STOP:
+            said.append(f"saving held training up for {seconds:.0f} s: {TOO_LATE}")
+        for sentence in said:
+            record.say(sentence)
 
     def _seen(self) -> SeenImpressions | None:
         if not self.run.train.record_impressions:

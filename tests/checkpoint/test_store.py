@@ -19,7 +19,7 @@ from ctr_rec.errors import CheckpointError
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.sharding.parallelize import Parallel
 from tests.ranks import run_ranks
-from tests.sharding.test_parallelize import OTHERWISE, SPREAD, build, step, whole_tables
+from tests.sharding.test_parallelize import SPREAD, build, step, whole_tables
 
 
 def start(group: Group, kind: str, sharding: dict[str, str]) -> tuple[Parallel, torch.optim.Optimizer]:
@@ -98,18 +98,6 @@ def test_resuming_on_the_same_ranks_is_bit_identical(tmp_path: Path, kind: str) 
         assert_equal(at_load, at_save)
         assert_equal(resumed_end, end)
         assert resumed_loss == loss
-
-
-def test_loads_on_any_number_of_ranks_under_any_placement(tmp_path: Path) -> None:
-    (at_save, end, loss), _ = run_ranks(train_and_save, 2, tmp_path / "c", "rowwise_adagrad", SPREAD, 6, 1)
-    with open_group("cpu") as group:
-        results = [load_and_train(group, tmp_path / "c", "rowwise_adagrad", {}, 1)]
-    results += run_ranks(load_and_train, 4, tmp_path / "c", "rowwise_adagrad", {"item": "row_wise"}, 1)
-    results += run_ranks(load_and_train, 3, tmp_path / "c", "rowwise_adagrad", OTHERWISE, 1)
-    for at_load, after, next_loss in results:
-        assert_equal(at_load, at_save)
-        assert next_loss == pytest.approx(loss, abs=1e-6)
-        assert after.keys() == end.keys()
 
 
 def load_elsewhere(group: Group, folder: Path) -> tuple[bool, list[dict[str, Any]]]:

@@ -1,23 +1,32 @@
 """What comes back from a checkpoint is what went in; the whole path is in test_trainer.py."""
 
+import errno
+import re
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ctr_rec.checkpoint.history import committed
-from ctr_rec.errors import CheckpointError
+from ctr_rec.checkpoint.history import checkpoint_folder, committed
+from ctr_rec.checkpoint.manifest import read_manifest
+from ctr_rec.checkpoint.store import write_rank_state
+from ctr_rec.config import override
+from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.evaluate.predictions import Predictions
-from ctr_rec.sharding.group import open_group
+from ctr_rec.files import StorePath, place, remove_tree
+from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import build
 from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run
 from tests.batch.logs import random_users, write_log
+from tests.ranks import run_ranks
 from tests.train.runs import small_run
 
 
@@ -72,3 +81,128 @@ def test_random_states_come_back(trained: RunFolder) -> None:
     with np.load(committed(trained.path)[-1][1] / "rank-00000.npz", allow_pickle=False) as stored:
         assert "array.random_torch_cpu" in stored.files
         assert len(stored["array.random_torch_cpu"]) == len(torch.get_rng_state())
+
+
+def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> str:
+    """Trains; the third save of rank 1 may meet a full disk."""
+    from ctr_rec.checkpoint import store
+
+    write, count = store.write_rank_state, iter(range(1000))
+
+    def full(*args: Any) -> None:
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*args)
+
+    if group.index == 1 and full_disk:
+        store.write_rank_state = full
+    try:
+        return fit(run, RunFolder(folder), group, resume=False).end
+    except CheckpointError as error:
+        return str(error)
+
+
+@pytest.fixture
+def often(trained: RunFolder) -> Run:
+    return override(trained.load_run(), ["checkpoint.every=1", "checkpoint.keep=50", "train.epochs=3"])
+
+
+def test_a_background_save_that_fails_on_one_rank_ends_all_with_its_sentence(often: Run, tmp_path: Path) -> None:
+    for said in run_ranks(_fit, 2, often, tmp_path, True, timeout=60):
+        assert "No space left on device; free space" in said
+    assert [step for step, _ in committed(tmp_path)] == [1, 2]
+    assert not checkpoint_folder(tmp_path, 3).exists()
+
+
+def _fit_alone(run: Run, folder: Path) -> None:
+    with open_group("cpu") as group:
+        assert fit(run, RunFolder(folder), group, resume=False).end == "finished"
+
+
+def test_one_save_at_a_time_and_the_wait_is_told(
+    often: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: Any) -> None:
+        time.sleep(0.3)
+        write_rank_state(*args)
+
+    monkeypatch.setattr("ctr_rec.checkpoint.store.write_rank_state", slow)
+    _fit_alone(override(often, ["train.max_steps=3"]), tmp_path)
+    assert re.search(r"waited 0\.\d\d s for the save of step 1, which took", capfd.readouterr().err)
+    assert [step for step, _ in committed(tmp_path)] == [1, 2, 3]
+
+
+def test_a_copy_that_does_not_fit_is_told_once_and_saving_holds_training_up(
+    often: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctr_rec.train.checkpoints.memory_left", lambda ranks: 100)
+    monkeypatch.setattr("ctr_rec.train.checkpoints.snapshot", None)
+    _fit_alone(override(often, ["train.max_steps=3"]), tmp_path)
+    said = capfd.readouterr().err
+    assert said.count("so training stands still while it saves; set checkpoint.asynchronous=false") == 1
+    assert [step for step, _ in committed(tmp_path)] == [1, 2, 3]
+
+
+def test_a_save_too_long_for_a_stop_is_told(
+    often: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctr_rec.train.checkpoints.SECONDS_TO_STOP", 0.0)
+    _fit_alone(override(often, ["train.max_steps=2"]), tmp_path)
+    assert re.search(r"the save of step 1 took 0 s in the background: launchers kill a job", capfd.readouterr().err)
+
+
+def test_synchronous_and_asynchronous_saves_write_the_same_bytes(often: Run, tmp_path: Path) -> None:
+    found = []
+    for name, asynchronous in (("a", "true"), ("b", "false")):
+        run = override(often, [f"checkpoint.asynchronous={asynchronous}"])
+        _fit_alone(run, tmp_path / name)
+        files = (p for _, c in committed(tmp_path / name) for p in sorted(c.iterdir()))
+        # Both name the save or the setting.
+        found.append({p.relative_to(tmp_path / name): p.read_bytes() for p in files if p.suffix in (".distcp", ".npz")})
+    assert found[0] == found[1]
+    assert len(found[0]) > 10
+
+
+def test_a_place_that_cannot_be_written_is_told_before_training(often: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = override(often, [f"checkpoint.folder={tmp_path / 'file' / 'in'}"])
+    for said in run_ranks(_fit, 2, run, tmp_path / "run", False):
+        assert re.search(r"cannot write to .*file.*choose another --run-dir or checkpoint.folder", said)
+
+
+def test_a_run_whose_checkpoints_lie_in_a_store_ends_and_resumes_as_one_that_keeps_them(
+    often: Run, tmp_path: Path
+) -> None:
+    here = override(often, ["checkpoint.keep=2"])
+    store = place("memory://bucket/run")
+    assert isinstance(store, StorePath)
+    there = override(here, [f"checkpoint.folder={store}"])
+    try:
+        _fit_alone(here, tmp_path / "here")
+        _fit_alone(override(there, ["train.max_steps=4"]), tmp_path / "there")
+        _resume_alone(there, tmp_path / "there")
+        assert not (tmp_path / "there" / "checkpoints").exists()
+        pairs = list(zip(committed(tmp_path / "here"), committed(tmp_path / "there"), strict=True))
+        assert len(pairs) >= 2
+        for (step, mine), (same_step, theirs) in pairs:
+            assert step == same_step
+            assert str(theirs).startswith("memory://bucket/run/step-")
+            for file in read_manifest(mine).files:
+                if file.name != ".metadata":
+                    assert file in read_manifest(theirs).files
+        mine, theirs = (_predictions(r, RunFolder(tmp_path / n), "best") for r, n in ((here, "here"), (there, "there")))
+        assert np.array_equal(mine.logit, theirs.logit)
+        with pytest.raises(ConfigError, match=r"memory://bucket/run holds checkpoints of another run \(step-"):
+            _fit_alone(there, tmp_path / "another")
+        moved = override(there, ["checkpoint.folder=memory://bucket/moved"])
+        with pytest.raises(ConfigError, match=r"folder was memory://bucket/run, is .*/moved, which holds no"):
+            _resume_alone(moved, tmp_path / "there")
+        store.store.mv(str(store), "memory://bucket/moved", recursive=True)
+        _resume_alone(moved, tmp_path / "there")
+    finally:
+        remove_tree(place("memory://bucket"))
+
+
+def _resume_alone(run: Run, folder: Path) -> None:
+    with open_group("cpu") as group:
+        fit(run, RunFolder(folder), group, resume=True)

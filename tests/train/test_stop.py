@@ -11,9 +11,9 @@ from tests.ranks import run_ranks
 def test_a_signal_becomes_a_request_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with open_group("cpu") as group, StopRequest() as stop:
-        assert not stop.agreed(group)
+        assert not group.any(stop.asked)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(group)
+        assert group.any(stop.asked)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -29,7 +29,7 @@ def _asked_on_rank_one(group: Group) -> bool:
     with StopRequest() as stop:
         if group.index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return stop.agreed(group)
+        return group.any(stop.asked)
 
 
 def test_all_ranks_agree_when_one_is_asked() -> None:

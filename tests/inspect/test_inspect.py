@@ -103,18 +103,39 @@ def test_a_killed_run_is_told_from_one_that_ended(tmp_path: Path) -> None:
     assert "report.html" in text
 
 
-def test_a_checkpoint_is_told_with_its_size(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"step": 40, "epoch": 1, "plan": {}, "world_size": 2}))
-    (tmp_path / "data").write_bytes(bytes(1000))
-    kind, text = said(tmp_path)
-    assert kind == "checkpoint"
-    assert "step 40, epoch 1, world_size 2" in text.replace("\n", " ")
+def test_what_is_for_checkpoints_is_refused_for_others(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    with pytest.raises(ConfigError, match=r"--check is for checkpoints, and .* is a log; name a checkpoint"):
+        describe(tmp_path, check=True)
+    with pytest.raises(ConfigError, match=r"--out is for checkpoints"):
+        describe(tmp_path, out=tmp_path / "plots")
 
 
-def test_an_unfinished_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").touch()
+@pytest.mark.parametrize("name", ["step-00000012", "with-rank-files"])
+def test_an_unfinished_checkpoint_of_ours_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / ".metadata").touch()
+    if name == "with-rank-files":
+        (folder / "rank-00000.npz").touch()
     with pytest.raises(CheckpointError, match=r"no manifest\.json: it was never finished"):
-        describe(tmp_path)
+        describe(folder)
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere_says_where(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "step-00000007").mkdir(parents=True)
+    (elsewhere / "step-00000007" / "manifest.json").write_text("{}")
+    (elsewhere / "best.json").write_text('{"step": 7, "metric": "auc", "value": 0.75}')
+    (tmp_path / "config.json").write_text(json.dumps({**config, "checkpoint": {"folder": str(elsewhere)}}))
+    assert f"checkpoints in {elsewhere}: step-00000007; best is step 7, auc 0.75" in said(tmp_path)[1]
+
+
+def test_a_scheme_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"fsspec knows no store for moon://"):
+        describe("moon://crater/run")
 
 
 def test_a_cut_manifest_is_refused(tmp_path: Path) -> None:

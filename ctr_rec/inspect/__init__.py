@@ -1,63 +1,88 @@
-"""Says what a path is: a prepared log, a run folder or a checkpoint, and what is in it. Reads no tensor."""
+"""Says what a path is: a prepared log, a run folder or a checkpoint, and what is in it."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctr_rec.config import from_json
 from ctr_rec.errors import CheckpointError, ConfigError, DataError
+from ctr_rec.files import AnyPath, place
 from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 CONFIG = "config.json"
+INDEX = ".metadata"
+UNFINISHED = re.compile(r"step-\d{8}")
 
 
-def describe(path: Path, console: Console | None = None) -> str:
-    """Prints what `path` is and returns the word for it: "log", "run" or "checkpoint".
+def describe(
+    path: str | Path, console: Console | None = None, check: bool = False, out: Path | None = None
+) -> Literal["log", "run", "checkpoint"]:
+    """Prints what `path` is and returns the word for it.
+
+    Args:
+        path: a local one, or one with a scheme, for checkpoints in a store.
+        check: of a checkpoint, compare every file with the manifest's size and CRC-32.
+        out: of a checkpoint, folder for a plot of its tables.
 
     Raises:
-        ConfigError: it is none of them. DataError, CheckpointError: its manifest cannot be read.
+        ConfigError: it is none of them, or an option that does not fit it. DataError, CheckpointError: it is damaged.
     """
     from rich.console import Console
 
-    kind, show = _kind(path)
+    where = place(path)
+    kind, folder = _kind(where)
+    if kind != "checkpoint" and (check or out is not None):
+        option = "--check" if check else "--out"
+        raise ConfigError(f"{option} is for checkpoints, and {path} is a {kind}; name a checkpoint, or leave it out")
     console = console or Console(highlight=False)
-    for part in show(path):
+    for part in _parts(kind, folder, check, out):
         console.print(part, soft_wrap=isinstance(part, str), markup=False)
     return kind
 
 
-def _kind(path: Path) -> tuple[str, Callable[[Path], list[RenderableType]]]:
+def _parts(kind: str, folder: AnyPath, check: bool, out: Path | None) -> list[RenderableType]:
+    if kind == "checkpoint":
+        from ctr_rec.inspect.checkpoint import describe_checkpoint
+
+        return describe_checkpoint(folder, check, out)
+    assert isinstance(folder, Path)
+    return _log(folder) if kind == "log" else _run(folder)
+
+
+def _kind(path: AnyPath) -> tuple[Literal["log", "run", "checkpoint"], AnyPath]:
     if not path.exists():
         raise ConfigError(f"{path} does not exist (looked from {Path.cwd()})")
     folder = path.parent if path.name in (MANIFEST, CONFIG) else path
-    if (folder / CONFIG).is_file():
-        return "run", lambda _: _run(folder)
+    if isinstance(folder, Path) and (folder / CONFIG).is_file():
+        return "run", folder
     if (folder / MANIFEST).is_file():
         content = _json(folder / MANIFEST)
-        if "data_schema" in content:
-            return "log", lambda _: _log(folder)
+        if "data_schema" in content and isinstance(folder, Path):
+            return "log", folder
         if "step" in content:
-            return "checkpoint", lambda _: _checkpoint(folder, content)
-    if (folder / ".metadata").is_file():
-        raise CheckpointError(
-            f"{folder} has checkpoint data but no {MANIFEST}: it was never finished; use an earlier checkpoint"
-        )
+            return "checkpoint", folder
+    if (folder / INDEX).is_file():
+        if any(folder.glob("rank-*.npz")) or UNFINISHED.fullmatch(folder.name):
+            raise CheckpointError(
+                f"{folder} has checkpoint data but no {MANIFEST}: it was never finished; use an earlier checkpoint"
+            )
+        return "checkpoint", folder
     raise ConfigError(
-        f"{path} is no prepared log ({MANIFEST}), run folder ({CONFIG}) or checkpoint ({MANIFEST}); "
-        f"it holds: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
+        f"{path} is no prepared log ({MANIFEST}), run folder ({CONFIG}) or checkpoint ({MANIFEST}, or {INDEX} of "
+        f"another job); it holds: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
         if folder.is_dir()
         else f"{path} is a file; give the folder of a prepared log, a run or a checkpoint"
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: AnyPath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -119,13 +144,23 @@ def _run(folder: Path) -> list[RenderableType]:
     ]
     lines.append(_state(folder))
     lines += _last_lines(folder / "metrics.jsonl")
-    checkpoints = sorted((folder / "checkpoints").glob("*/" + MANIFEST))
-    lines.append(f"checkpoints: {', '.join(p.parent.name for p in checkpoints) or 'none'}")
+    lines.append(_checkpoints(folder))
     predictions = sorted((folder / "predictions").glob("*.parquet"))
     lines.append(f"predictions: {', '.join(p.stem for p in predictions) or 'none; write them with ctr-rec evaluate'}")
     if (folder / "report.html").is_file():
         lines.append(f"report: {folder / 'report.html'}")
     return lines
+
+
+def _checkpoints(folder: Path) -> str:
+    from ctr_rec.checkpoint.history import best_record, committed, root
+
+    steps = [path.name for _, path in committed(folder)]
+    record = best_record(folder)
+    best = f"; best is step {record.step}, {record.metric} {_short(record.value)}" if record is not None else ""
+    where = root(folder)
+    elsewhere = "" if where == folder / "checkpoints" else f" in {where}"
+    return f"checkpoints{elsewhere}: {', '.join(steps) or 'none'}{best}"
 
 
 def _state(folder: Path) -> str:
@@ -150,10 +185,3 @@ def _last_lines(metrics: Path) -> list[RenderableType]:
 
 def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _checkpoint(folder: Path, content: dict[str, Any]) -> list[RenderableType]:
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    plain = {k: v for k, v in content.items() if isinstance(v, (str, int, float)) and len(str(v)) < 100}
-    said = ", ".join(f"{key} {_short(value)}" for key, value in plain.items())
-    return [f"{folder} is a checkpoint of {size:,} bytes: {said}"]
