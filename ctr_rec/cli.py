@@ -73,7 +73,9 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 @click.option("--raw", type=PATH, required=True, help="Folder of the raw files, in the publisher's own layout.")
 @click.option("--out", type=PATH, required=True, help="Folder of the prepared log.")
 @click.option(
-    "--split", help="Name of a split in the recipe, or TRAIN_END,VALID_END[,TEST_END] in the log's time unit."
+    "--split",
+    help="Name of a split in the recipe, or [TRAIN_START..]TRAIN_END,VALID_END[,TEST_END] in the log's time unit; what "
+    "lies at or before TRAIN_START is history only.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
 def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:

@@ -136,7 +136,8 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     ("split", "part"),
     [
         ("late", "has no split 'late'"),
-        ("3,x", "expected a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's time unit, got '3,x'"),
+        ("3,x", "expected a name or [TRAIN_START..]TRAIN_END,VALID_END[,TEST_END] as whole numbers"),
+        ("3,x", "in the log's time unit, got '3,x'"),
         ("1,2,3,4", "got '1,2,3,4'"),
         ("5,4", "split 5,4: split ends must grow"),
     ],

@@ -35,7 +35,7 @@ def prepare(
         recipe_dir: folder with schema.py and build.py, such as data/movielens_1m
         raw: folder of the raw files, in the publisher's own layout
         out: folder of the prepared log to write
-        split: name of a split in the recipe, or train_end,valid_end[,test_end] in the log's time unit
+        split: name of a split in the recipe, or [train_start..]train_end,valid_end[,test_end] in the log's time unit
         overwrite: replace an existing prepared log once the new one is complete
         image: container image (launch/Dockerfile); of no account for local_cwd
         cpu: cores to ask for

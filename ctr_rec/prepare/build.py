@@ -184,7 +184,7 @@ def _count_users(work: _Work, part: int, events: pl.DataFrame) -> None:
     """Joins the profiles to the partition's users, in their order, and counts them by training events."""
     users = pl.read_parquet(work.users(part))
     check_unique(users, "user_id", f"users of {work.log}")
-    present = events.group_by("user_id", maintain_order=True).agg((pl.col("split") == 0).sum().alias("_train"))
+    present = events.group_by("user_id", maintain_order=True).agg((pl.col("split") <= 0).sum().alias("_train"))
     users = _attributes(present, users, "user_id", work, Side.USER)
     work.statistics.add_side(users, Side.USER, users["_train"])
     users.write_parquet(work.users(part), compression="lz4")
@@ -208,9 +208,10 @@ def _check_splits(work: _Work) -> None:
     empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
     if empty:
         ends = work.split
+        start = "" if ends.train_start is None else f"{ends.train_start} < "
         raise DataError(
             f"{work.log}: the split leaves {', '.join(empty)} without impressions "
-            f"(train <= {ends.train_end} < valid <= {ends.valid_end} < test"
+            f"({start}train <= {ends.train_end} < valid <= {ends.valid_end} < test"
             f"{'' if ends.test_end is None else f' <= {ends.test_end}'}: {' / '.join(map(str, counts))}); the log's "
             f"request times run from {work.statistics.first_time} to {work.statistics.last_time}: "
             "choose other ends in schema.py"

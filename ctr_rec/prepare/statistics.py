@@ -1,4 +1,7 @@
-"""What is counted before anything can be encoded: vocabularies, items, number statistics, priors of the counters."""
+"""What is counted before anything can be encoded: vocabularies, items, number statistics, priors of the counters.
+
+All of it is counted up to the end of the training range, history before its start included.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Statistics:
         self._items: pl.DataFrame | None = None
 
     def add_events(self, events: pl.DataFrame) -> None:
-        """events: arranged, with `split` (0 is the training range)."""
+        """events: arranged, with `split` (0 is the training range, -1 the history before it)."""
         self.first_request.append(self._requests)
         self.events_of_part.append(events.height)
         if events.height == 0:
@@ -58,9 +61,10 @@ class Statistics:
         self._requests += int(events["request"].max()) + 1  # pyright: ignore[reportArgumentType]
         self.first_time = min(self.first_time, int(events["time"].min()))  # pyright: ignore[reportArgumentType]
         self.last_time = max(self.last_time, int(events["time"].max()))  # pyright: ignore[reportArgumentType]
-        for split, count in events.filter("impression").group_by("split").len().iter_rows():
+        shown = events.filter(pl.col("impression") & (pl.col("split") >= 0))
+        for split, count in shown.group_by("split").len().iter_rows():
             self.impressions[split] += count
-        train = (events["split"] == 0).cast(pl.Int64)
+        train = (events["split"] <= 0).cast(pl.Int64)
         self._features(events, self.schema.of(Side.EVENT), train)
         items = events.select("item_id", "time", pl.Series("count", train)).group_by("item_id")
         new = items.agg(pl.col("time").min().alias("first_time"), pl.col("count").sum())
@@ -70,7 +74,7 @@ class Statistics:
             )
         self._items = new
         for name, totals in self.labelled.items():
-            labels = events.filter((pl.col("split") == 0) & pl.col("impression"))[f"label_{name}"]
+            labels = events.filter((pl.col("split") <= 0) & pl.col("impression"))[f"label_{name}"]
             totals[0] += len(labels)
             totals[1] += int(labels.sum())
 
