@@ -78,11 +78,12 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
     "lies at or before TRAIN_START is history only.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
-def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:
+@click.option("--grow", type=PATH, help="Prepared log whose table rows are kept; new ids get the rows behind them.")
+def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool, grow: Path | None) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
     from ctr_rec.prepare.build import prepare as build
 
-    build(recipe_dir, raw, out, split=split, overwrite=overwrite)
+    build(recipe_dir, raw, out, split=split, overwrite=overwrite, grow=grow)
     return 0
 
 

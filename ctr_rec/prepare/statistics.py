@@ -5,6 +5,8 @@ All of it is counted up to the end of the training range, history before its sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -40,8 +42,10 @@ class Moments:
 class Statistics:
     """Everything that is counted over the training range, one partition at a time."""
 
-    def __init__(self, schema: LogSchema) -> None:
+    def __init__(self, schema: LogSchema, priors: Mapping[str, float] | None = None) -> None:
+        """priors: of labels whose mean is given, by a log that this one grows from."""
         self.schema = schema
+        self._given = dict(priors or {})
         self.counts = {v.table: Counts() for v in schema.vocabularies}
         self.moments = {f.name: Moments() for f in schema.features if f.kind is Kind.NUMBER}
         self.labelled = {name: [0, 0] for name in schema.labels}  # training impressions, positives
@@ -88,7 +92,9 @@ class Statistics:
         return self._items.sort("item_id")
 
     def prior(self, label: str) -> float:
-        """Mean of the label over training impressions."""
+        """Mean of the label over the impressions up to the end of the training range, unless it was given."""
+        if label in self._given:
+            return self._given[label]
         total, positive = self.labelled[label]
         return positive / total if total else 0.0
 
