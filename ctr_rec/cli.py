@@ -92,12 +92,13 @@ def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, required=True, help="Folder of the run; must be empty unless --resume.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
-def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool) -> int:
+@click.option("--grow", is_flag=True, help="With --resume: the log (prepared with --grow) and recipe may have more.")
+def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool) -> int:
     """Train the model of a recipe; under torchrun, on all its ranks."""
     from ctr_rec.sharding.launch import recorded
     from ctr_rec.train.main import train as run
 
-    return recorded(lambda: run(recipe, list(overrides), run_dir, resume))
+    return recorded(lambda: run(recipe, list(overrides), run_dir, resume, grow))
 
 
 @commands.command()

@@ -12,6 +12,7 @@ from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.row_numbers import VocabularyNumbers
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import join_path, local_file
+from ctr_rec.layers.layout import Axes
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
@@ -36,6 +37,13 @@ class Built:
     parallel: Parallel
     item_is_new: np.ndarray
     numbers: RowNumbers
+
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+        ranker = self.parallel.module
+        assert isinstance(ranker, Ranker)
+        return ranker.axes()
 
     def reader(self, split: str, seed: int) -> Reader:
         """A reader of one split; only training is shuffled."""
