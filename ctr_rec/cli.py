@@ -73,14 +73,17 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 @click.option("--raw", type=PATH, required=True, help="Folder of the raw files, in the publisher's own layout.")
 @click.option("--out", type=PATH, required=True, help="Folder of the prepared log.")
 @click.option(
-    "--split", help="Name of a split in the recipe, or TRAIN_END,VALID_END[,TEST_END] in the log's time unit."
+    "--split",
+    help="Name of a split in the recipe, or [TRAIN_START..]TRAIN_END,VALID_END[,TEST_END] in the log's time unit; what "
+    "lies at or before TRAIN_START is history only.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
-def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool) -> int:
+@click.option("--grow", type=PATH, help="Prepared log whose table rows are kept; new ids get the rows behind them.")
+def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool, grow: Path | None) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
     from ctr_rec.prepare.build import prepare as build
 
-    build(recipe_dir, raw, out, split=split, overwrite=overwrite)
+    build(recipe_dir, raw, out, split=split, overwrite=overwrite, grow=grow)
     return 0
 
 
@@ -89,12 +92,13 @@ def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, required=True, help="Folder of the run; must be empty unless --resume.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
-def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool) -> int:
+@click.option("--grow", is_flag=True, help="With --resume: the log (prepared with --grow) and recipe may have more.")
+def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool) -> int:
     """Train the model of a recipe; under torchrun, on all its ranks."""
     from ctr_rec.sharding.launch import recorded
     from ctr_rec.train.main import train as run
 
-    return recorded(lambda: run(recipe, list(overrides), run_dir, resume))
+    return recorded(lambda: run(recipe, list(overrides), run_dir, resume, grow))
 
 
 @commands.command()

@@ -120,10 +120,11 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     assert run(*words) == 0
     assert run(*words, "--split", "early", "--overwrite") == 0
     assert run(*words, "--split", "3,4") == 0
-    assert run(*words, "--split", "3,4,5") == 0
+    assert run(*words, "--split", "3,4,5", "--grow", "logs/old") == 0
     assert calls[0]["raw"] == Path("raw")
     assert calls[0]["out"] == Path("out")
     assert [c["overwrite"] for c in calls] == [False, True, False, False]
+    assert [c["grow"] for c in calls] == [None, None, None, Path("logs/old")]
     assert [c["split"] for c in calls] == [
         None,
         "early",
@@ -136,7 +137,8 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     ("split", "part"),
     [
         ("late", "has no split 'late'"),
-        ("3,x", "expected a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's time unit, got '3,x'"),
+        ("3,x", "expected a name or [TRAIN_START..]TRAIN_END,VALID_END[,TEST_END] as whole numbers"),
+        ("3,x", "in the log's time unit, got '3,x'"),
         ("1,2,3,4", "got '1,2,3,4'"),
         ("5,4", "split 5,4: split ends must grow"),
     ],
@@ -149,7 +151,9 @@ def test_a_wrong_split_is_told(split: str, part: str, data_recipe: Path, capsys:
 def test_train_passes_overrides_and_returns_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.train.main", "train", 3)
     assert run("train", "r.py:f", "--set", "a=1", "--set", "b.c=x y", "--run-dir", "runs/a", "--resume") == 3
-    assert list(calls[0].values()) == ["r.py:f", ["a=1", "b.c=x y"], Path("runs/a"), True]
+    assert list(calls[0].values()) == ["r.py:f", ["a=1", "b.c=x y"], Path("runs/a"), True, False]
+    assert run("train", "r.py:f", "--run-dir", "runs/a", "--resume", "--grow") == 3
+    assert list(calls[1].values()) == ["r.py:f", [], Path("runs/a"), True, True]
 
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:

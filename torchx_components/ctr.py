@@ -23,6 +23,7 @@ def prepare(
     out: str,
     split: Optional[str] = None,
     overwrite: bool = False,
+    grow: Optional[str] = None,
     image: str = IMAGE,
     cpu: int = 4,
     memMB: int = 16384,
@@ -35,8 +36,9 @@ def prepare(
         recipe_dir: folder with schema.py and build.py, such as data/movielens_1m
         raw: folder of the raw files, in the publisher's own layout
         out: folder of the prepared log to write
-        split: name of a split in the recipe, or train_end,valid_end[,test_end] in the log's time unit
+        split: name of a split in the recipe, or [train_start..]train_end,valid_end[,test_end] in the log's time unit
         overwrite: replace an existing prepared log once the new one is complete
+        grow: prepared log whose table rows are kept; new ids get the rows behind them
         image: container image (launch/Dockerfile); of no account for local_cwd
         cpu: cores to ask for
         memMB: memory to ask for, in MB
@@ -46,6 +48,7 @@ def prepare(
     words = ["prepare", recipe_dir, "--raw", raw, "--out", out]
     words += ["--split", split] if split else []
     words += ["--overwrite"] if overwrite else []
+    words += ["--grow", grow] if grow else []
     return ddp(*words, m=MODULE, name="ctr-rec/prepare", j="1x1", image=image, cpu=cpu, memMB=memMB, h=h, mounts=mounts)
 
 
@@ -54,6 +57,7 @@ def train(
     recipe: str,
     run_dir: str,
     resume: bool = False,
+    grow: bool = False,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -71,6 +75,7 @@ def train(
         recipe: FILE.py:FUNCTION
         run_dir: folder of the run, on storage that every node sees
         resume: continue the run in run_dir from its last checkpoint
+        grow: with resume, the log (prepared with grow) and the recipe may have more
         j: nodes x processes per node; on GPUs one process per GPU
         image: container image (launch/Dockerfile); of no account for local_cwd
         cpu: cores per node to ask for
@@ -84,6 +89,7 @@ def train(
     words = ["train", recipe, "--run-dir", run_dir]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--resume"] if resume else []
+    words += ["--grow"] if grow else []
     return ddp(
         *words,
         m=MODULE,

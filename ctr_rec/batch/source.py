@@ -83,7 +83,7 @@ def _at(every: Array, own: Int64) -> Array:
 
 def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.bool_]:
     """Whether a request time lies in the range of a split. bool [T]."""
-    ends = (None, split.train_end, split.valid_end, split.test_end)
+    ends = (split.train_start, split.train_end, split.valid_end, split.test_end)
     which = SPLITS.index(name)
     low, high = ends[which], ends[which + 1]
     inside = np.ones(len(request_time), bool) if low is None else request_time > low

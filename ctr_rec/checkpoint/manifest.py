@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from ctr_rec.config import Config, explain
 from ctr_rec.errors import CheckpointError
 from ctr_rec.files import AnyPath, file_size, write_atomically
+from ctr_rec.layers.layout import Axes
 from ctr_rec.schema.table import SparseSpec
 
 MANIFEST = "manifest.json"
@@ -41,7 +42,8 @@ class Manifest(Config):
     step: optimizer steps taken. epoch, batch: the next global batch to read. stage: index in the list of stages.
     config: the run's resolved config. train_range: impression times the weights were trained on, in the log's unit,
     so that a later warm start can refuse an overlap with its own validation or test range. tables: rows and width by
-    table. plan: placement when saved. metrics: latest validation metrics, None where undefined. state: plain data of
+    table. layouts: what the axes of dense parameters are made of, where inputs decide it (see layers/layout.py).
+    plan: placement when saved. metrics: latest validation metrics, None where undefined. state: plain data of
     the trainer (reader position, early stopping, schedules).
     """
 
@@ -54,6 +56,7 @@ class Manifest(Config):
     data_fingerprint: str = ""
     train_range: tuple[int, int] | None = None
     tables: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    layouts: dict[str, Axes] = Field(default_factory=dict)
     plan: dict[str, Any] = Field(default_factory=dict)
     world_size: int = Field(default=1, ge=1)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -147,15 +150,15 @@ def check_compatible(manifest: Manifest, log_fingerprint: str, spec: SparseSpec)
     if manifest.data_fingerprint and manifest.data_fingerprint != log_fingerprint:
         raise CheckpointError(
             f"the checkpoint was trained on data with fingerprint {manifest.data_fingerprint}, this log has "
-            f"{log_fingerprint}: the data changed; resume on the log of the run, or start a new run (its vocabulary "
-            "and splits are others)"
+            f"{log_fingerprint}: the data changed; resume on the log of the run, or with --grow where this log was "
+            "prepared with --grow and that one, or start a new run (its vocabulary and splits are others)"
         )
     wanted = table_sizes(spec)
     differences = _table_differences(manifest.tables, wanted)
     if manifest.tables and differences:
         raise CheckpointError(
             f"the model's tables are not the checkpoint's: {'; '.join(differences)}; use the run's own config and log, "
-            "or start a new run with a warm start"
+            "train with --resume --grow where tables only grew, or start a new run with a warm start"
         )
 
 

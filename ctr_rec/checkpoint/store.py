@@ -81,12 +81,15 @@ def save(folder: AnyPath, state: dict[str, Any], manifest: Manifest, per_rank: R
     return complete
 
 
-def load(folder: AnyPath, state: dict[str, Any], group: Group, check: bool = True) -> Loaded:
+def load(
+    folder: AnyPath, state: dict[str, Any], group: Group, check: bool = True, planner: SafeLoadPlanner | None = None
+) -> Loaded:
     """Reads a checkpoint into the live tensors of `state`; all ranks call it, on any number of ranks.
 
     Args:
         state: as `training_state` returns it; may hold less than the checkpoint, but nothing that is not in it.
         check: compare every file with the manifest's size and CRC-32 first.
+        planner: of a load into another shape; without one, sizes must be the same.
 
     Raises:
         CheckpointError: on all ranks: no manifest, damaged or missing files, a tensor that is absent or of another
@@ -98,7 +101,10 @@ def load(folder: AnyPath, state: dict[str, Any], group: Group, check: bool = Tru
         on_all(group, f"cannot read {folder}", lambda: [check_file(folder, f) for f in share])
     try:
         load_distributed(
-            state, storage_reader=SafeReader(folder), planner=SafeLoadPlanner(), process_group=group.process_group
+            state,
+            storage_reader=SafeReader(folder),
+            planner=planner or SafeLoadPlanner(),
+            process_group=group.process_group,
         )
     except CheckpointException as error:
         raise CheckpointError(f"{folder} cannot be loaded: {_reasons(error)}") from error

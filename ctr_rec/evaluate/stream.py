@@ -113,10 +113,7 @@ def _same(frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> A
 
 
 def _splits(request_time: Int64, impression: npt.NDArray[np.bool_], manifest: LogManifest) -> npt.NDArray[np.int64]:
-    ends = manifest.split
-    split = np.digitize(request_time, [ends.train_end, ends.valid_end], right=True)
-    read = impression if ends.test_end is None else impression & (request_time <= ends.test_end)
-    return np.where(read, split, -1)
+    return np.where(impression, manifest.split.index(request_time), -1).astype(np.int64)
 
 
 def first_times(log: str) -> Int64:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.config import Config
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join, width
+from ctr_rec.layers.fields import join, layout
+from ctr_rec.layers.layout import size
 from ctr_rec.layers.time import AGES, RequestTime
 from ctr_rec.ops.jagged import gather
 from ctr_rec.schema.table import SparseSpec
@@ -41,8 +42,9 @@ class Context(nn.Module):
         self.counters = spec.counters if settings.use_counters else ()
         self.profile = spec.user if settings.use_profile else ()
         self.time = RequestTime(settings.time_dim, spec.ticks_per_second, settings.ages) if settings.use_time else None
-        self.width = width(spec, self.request, self.counters) + width(spec, self.profile)
-        self.width += self.time.width if self.time is not None else 0
+        self.layout = layout(spec, "impression", self.request, self.counters) + layout(spec, "user", self.profile)
+        self.layout += (("time", self.time.width),) if self.time is not None else ()
+        self.width = size(self.layout)
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         parts = []

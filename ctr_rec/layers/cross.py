@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ctr_rec.layers.layout import Axes, Layout, within
+
 
 class CrossLayer(nn.Module):
     """x_{l+1} = x_l + x_0 * (W_l x_l + b_l); with a rank, W_l = U_l V_l."""
@@ -36,6 +38,17 @@ class CrossNet(nn.Module):
         for layer in self.layers:
             x_ND = layer(x0_ND, x_ND)
         return x_ND
+
+    def axes(self, inputs: Layout) -> dict[str, Axes]:
+        """Of the parameters that are as wide as the input, which is as wide as every layer's output."""
+        found: dict[str, Axes] = {}
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, CrossLayer)
+            of_layer: dict[str, Axes] = {"up.weight": (inputs, inputs), "up.bias": (inputs,)}
+            if layer.down is not None:
+                of_layer |= {"up.weight": (inputs, None), "down.weight": (None, inputs)}
+            found |= within(f"layers.{number}", of_layer)
+        return found
 
     def flops(self, rows: int) -> int:
         """Of the matrix products and of the element-wise product with the sum."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.batch.batch import Level
+from ctr_rec.layers.layout import Layout
 from ctr_rec.schema.log import Feature, Kind
 from ctr_rec.schema.table import SparseSpec
 
@@ -22,6 +23,12 @@ def feature_width(spec: SparseSpec, feature: Feature) -> int:
 def width(spec: SparseSpec, features: Sequence[Feature], counters: Sequence[str] = ()) -> int:
     """Width of `join` over these features and counters."""
     return sum(feature_width(spec, f) for f in features) + len(counters)
+
+
+def layout(spec: SparseSpec, level: str, features: Sequence[Feature], counters: Sequence[str] = ()) -> Layout:
+    """What `join` puts where, by `<level>.<feature>`."""
+    parts = [(f"{level}.{f.name}", feature_width(spec, f)) for f in features]
+    return (*parts, *((f"{level}.{name}", 1) for name in counters))
 
 
 def join(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join, width
+from ctr_rec.layers.fields import join, layout
+from ctr_rec.layers.layout import Axes, Layout, size
 from ctr_rec.ops.jagged import gather
 from ctr_rec.schema.table import SparseSpec
 
@@ -43,7 +44,8 @@ class EventEncoder(nn.Module):
         self.features = spec.event
         self.num_actions = spec.num_actions
         self.width = item_width
-        self._feature_width = width(spec, spec.event)
+        self._layout = layout(spec, "event", spec.event)
+        self._feature_width = size(self._layout)
         self.project = nn.Linear(self._feature_width, item_width, bias=False) if self._feature_width else None
         self.action = nn.Embedding(spec.num_actions, item_width) if use_action else None
         if self.action is not None:
@@ -69,6 +71,15 @@ class EventEncoder(nn.Module):
         item_K = torch.div(code_K, self.num_actions, rounding_mode="floor")
         vectors = gather(item_MD, item_K) + gather(self.action.weight, code_K % self.num_actions)
         return EventVectors(vectors, row_T)
+
+    def axes(self, item: Layout | None) -> dict[str, Axes]:
+        """item: what the item vector, and so the event's, is made of; None where its width is the tower's own."""
+        found: dict[str, Axes] = {}
+        if self.project is not None:
+            found["project.weight"] = (item, self._layout)
+        if self.action is not None and item is not None:
+            found["action.weight"] = (None, item)
+        return found
 
     def flops(self, events: int) -> int:
         return 2 * events * self._feature_width * self.width

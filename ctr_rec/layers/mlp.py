@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ctr_rec.config import Config
+from ctr_rec.layers.layout import Axes, Layout
 
 
 class Activation(str, Enum):
@@ -52,6 +53,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+    def axes(self, inputs: Layout) -> dict[str, Axes]:
+        """Of the parameters that are as wide as the input."""
+        return {"layers.0.weight": (None, inputs)}
 
     def flops(self, rows: int) -> int:
         """Of the matrix products, two per multiply-add."""

@@ -12,8 +12,9 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.context import Context, ContextSettings
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join, width
+from ctr_rec.layers.fields import join, layout, width
 from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.layout import Axes, named, size, within
 from ctr_rec.ops.jagged import embedding_bag, gather
 from ctr_rec.schema.table import SparseSpec
 
@@ -39,9 +40,14 @@ class PooledInputs(nn.Module):
         self.item = spec.item
         self.channels = channels
         self.item_width = item_width(spec, tower)
+        self._item = layout(spec, "item", spec.item)
         self.events = EventEncoder(spec, self.item_width, use_action) if channels else None
         self.context = Context(spec, context)
-        self.width = self.item_width * (1 + len(channels)) + self.context.width
+        self.layout = named("candidate", self._item)
+        for name in channels:
+            self.layout += named(f"channel {name}", self._item)
+        self.layout += self.context.layout
+        self.width = size(self.layout)
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         item_MD = join(self.item, embedded.items, batch.items, batch.item.shape[0])
@@ -53,6 +59,10 @@ class PooledInputs(nn.Module):
                 parts.append(embedding_bag(events.distinct_KD, events.row_T[history.values], history.offsets, "mean"))
         parts.append(self.context(embedded, batch))
         return torch.cat(parts, dim=-1)
+
+    def axes(self) -> dict[str, Axes]:
+        """Of the parameters that depend on which features there are."""
+        return within("events", self.events.axes(self._item)) if self.events is not None else {}
 
     def flops(self, batch: Batch) -> int:
         """Event encoding plus one addition per pooled number."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ctr_rec.config import Config
+from ctr_rec.layers.layout import Axes, Layout, named
 from ctr_rec.ops.target_attention import AttentionMLP, PairCode, target_attention
 
 
@@ -77,6 +78,11 @@ class TargetAttention(nn.Module):
             activation=self.settings.activation.value,
             normalize=self.settings.normalize.value,
         )
+
+    def axes(self, vector: Layout) -> dict[str, Axes]:
+        """vector: what a target's, and so an event's, vector is made of; the first layer reads it in four roles."""
+        parts = [named(role, vector) for role in ("target", "event", "difference", "product")]
+        return {"first.weight": (None, sum(parts, ()))}
 
     def _split(self) -> AttentionMLP:
         target, event, difference, product = self.first.weight.t().split(self.width)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.embedding import SparseFront
+from ctr_rec.layers.layout import Axes, within
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import SparseSpec
 
@@ -31,3 +32,10 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.head(self.tower(self.front(batch), batch)).squeeze(-1)
+
+    def axes(self) -> dict[str, Axes]:
+        """By parameter name: what the axes of those dense parameters are made of whose shape the inputs decide."""
+        found = within("tower", self.tower.axes())
+        if self.tower.out_layout is not None:
+            found["head.weight"] = (None, self.tower.out_layout)
+        return found

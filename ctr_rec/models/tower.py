@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.config import OpenConfig
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.layout import Axes, Layout
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -24,10 +25,16 @@ class Filling(str, Enum):
 class Tower(nn.Module):
     """From embeddings to one vector per impression, [N, out_width]. Padding-free, and blind to hidden events.
 
-    flops: multiply-adds times two of one forward pass over this batch, from true lengths.
+    flops: multiply-adds times two of one forward pass over this batch, from true lengths. axes: of the parameters whose
+    shape depends on which inputs there are, so that a trained tower can grow by a feature; one that names none is
+    refused when it would have to. out_layout: what its output is made of, where inputs decide its width.
     """
 
     out_width: int
+    out_layout: Layout | None = None
+
+    def axes(self) -> dict[str, Axes]:
+        return {}
 
     @abstractmethod
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor: ...

@@ -46,6 +46,8 @@ def _mix(rows: np.ndarray) -> np.ndarray:
 
 
 def split_of(request_time: pl.Expr, split: Split) -> pl.Expr:
-    """0 train, 1 valid, 2 test, as an Int8 expression."""
-    after_train = (request_time > split.train_end).cast(pl.Int8)
-    return after_train + (request_time > split.valid_end).cast(pl.Int8)
+    """-1 history only, 0 train, 1 valid, 2 test, as an Int8 expression; see `Split.index`."""
+    after_train = (request_time > split.train_end).cast(pl.Int8) + (request_time > split.valid_end).cast(pl.Int8)
+    if split.train_start is None:
+        return after_train
+    return after_train - (request_time <= split.train_start).cast(pl.Int8)

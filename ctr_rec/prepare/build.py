@@ -21,6 +21,7 @@ from ctr_rec.prepare.check import check
 from ctr_rec.prepare.counting import ItemCounters, counter_columns
 from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
 from ctr_rec.prepare.fingerprint import Fingerprint, source_file
+from ctr_rec.prepare.grow import OldLog, open_old
 from ctr_rec.prepare.output import building, storage_errors
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
@@ -30,7 +31,7 @@ from ctr_rec.prepare.single_feature import single_feature_aucs, suspicious
 from ctr_rec.prepare.statistics import Moments, Statistics
 from ctr_rec.prepare.summary import print_summary
 from ctr_rec.prepare.values import check_events, check_features, check_unique
-from ctr_rec.prepare.vocabulary import Rows, vocabulary_path
+from ctr_rec.prepare.vocabulary import COLUMNS, Rows, vocabulary_path
 from ctr_rec.prepare.write import PartWriter, write_table
 from ctr_rec.schema.log import LogSchema, Side, Split
 from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
@@ -51,6 +52,7 @@ class _Work:
     progress: Progress
     parts: int
     statistics: Statistics
+    old: OldLog | None
 
     def events(self, part: int) -> Path:
         return self.folder / f"events-{part:05d}.parquet"
@@ -72,12 +74,14 @@ def prepare(
     overwrite: bool = False,
     progress: Progress | None = None,
     console: Console | None = None,
+    grow: Path | None = None,
 ) -> LogManifest:
     """Builds a prepared log in `out` from raw files, by a recipe of `data/`, checks it and prints a summary.
 
     recipe_dir: folder with schema.py and build.py. raw: what the recipe's `read` takes. split: itself, the name of
     one of the recipe's, or its ends as text; the recipe's default where None. row_group_events: events per row group
     at most (whole users). partition_events: events held in memory. console: where the summary goes, standard output.
+    grow: a prepared log whose rows, scales and priors this one keeps; see prepare/grow.py.
 
     Raises:
         ConfigError: the recipe is none. SchemaError: schema and raw columns contradict each other.
@@ -94,6 +98,7 @@ def prepare(
         partition_events=partition_events,
         overwrite=overwrite,
         progress=progress,
+        grow=grow,
     )
     console = console or Console()
     print_summary(manifest, console, aucs)
@@ -111,13 +116,16 @@ def prepare_log(
     partition_events: int = PARTITION_EVENTS,
     overwrite: bool = False,
     progress: Progress | None = None,
+    grow: Path | None = None,
 ) -> tuple[LogManifest, Aucs]:
     """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label."""
     schema = recipe.schema
     check_names(schema)
+    old = None if grow is None else open_old(grow, schema)
     log = read_raw(recipe, raw)
     with building(out, overwrite) as temporary:
-        work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, Statistics(schema))
+        statistics = Statistics(schema, old.priors() if old is not None else None)
+        work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, statistics, old)
         with storage_errors(out):
             work.folder.mkdir()
             _partition(work, log, partition_events)
@@ -131,8 +139,9 @@ def prepare_log(
                 check(temporary)
                 aucs = {label: single_feature_aucs(temporary, manifest, label) for label in schema.labels}
                 advance(1)
-            notes = tuple(note for label, values in aucs.items() for note in suspicious(values, label))
-            manifest = manifest.model_copy(update={"notes": notes})
+            notes = [note for label, values in aucs.items() for note in suspicious(values, label)]
+            notes += old.notes(split) if old is not None else []
+            manifest = manifest.model_copy(update={"notes": tuple(notes)})
             _write_manifest(temporary, manifest)
     return manifest, aucs
 
@@ -184,7 +193,7 @@ def _count_users(work: _Work, part: int, events: pl.DataFrame) -> None:
     """Joins the profiles to the partition's users, in their order, and counts them by training events."""
     users = pl.read_parquet(work.users(part))
     check_unique(users, "user_id", f"users of {work.log}")
-    present = events.group_by("user_id", maintain_order=True).agg((pl.col("split") == 0).sum().alias("_train"))
+    present = events.group_by("user_id", maintain_order=True).agg((pl.col("split") <= 0).sum().alias("_train"))
     users = _attributes(present, users, "user_id", work, Side.USER)
     work.statistics.add_side(users, Side.USER, users["_train"])
     users.write_parquet(work.users(part), compression="lz4")
@@ -208,9 +217,10 @@ def _check_splits(work: _Work) -> None:
     empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
     if empty:
         ends = work.split
+        start = "" if ends.train_start is None else f"{ends.train_start} < "
         raise DataError(
             f"{work.log}: the split leaves {', '.join(empty)} without impressions "
-            f"(train <= {ends.train_end} < valid <= {ends.valid_end} < test"
+            f"({start}train <= {ends.train_end} < valid <= {ends.valid_end} < test"
             f"{'' if ends.test_end is None else f' <= {ends.test_end}'}: {' / '.join(map(str, counts))}); the log's "
             f"request times run from {work.statistics.first_time} to {work.statistics.last_time}: "
             "choose other ends in schema.py"
@@ -225,10 +235,13 @@ def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int
         check_unique(attributes, "item_id", f"items of {work.log}")
         items = _attributes(items, attributes, "item_id", work, Side.ITEM)
         statistics.add_side(items, Side.ITEM, items["count"])
-    rows = {v.table: Rows(v, statistics.counts[v.table].frame()) for v in schema.vocabularies}
+    old, grown_from = work.old, work.old.chain() if work.old is not None else ()
+    kept = {v.table: old.rows(v.table) if old is not None else None for v in schema.vocabularies}
+    rows = {v.table: Rows(v, statistics.counts[v.table].frame(), kept[v.table]) for v in schema.vocabularies}
     numbered = items.select("item_id").with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("item"))
     counters = ItemCounters(work.folder, schema, [work.arranged(p) for p in range(work.parts)], numbered, statistics)
-    writer, fingerprint = PartWriter(out, schema, work.split, row_group_events), Fingerprint(schema, work.split)
+    writer = PartWriter(out, schema, work.split, row_group_events)
+    fingerprint = Fingerprint(schema, work.split, grown_from)
     moments = {f"{c.name}_{part}": Moments() for c in schema.counters for part in ("count", "rate")}
     with work.progress.stage("encode and write", work.parts) as advance:
         for part in range(work.parts):
@@ -253,6 +266,8 @@ def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int
     }
     _write_small(out, pa.table(item_columns), rows, fingerprint)
     numbers = {name: m.info() for name, m in {**statistics.moments, **moments}.items()}
+    if old is not None:
+        numbers |= {name: info for name, info in old.manifest.numbers.items() if name in numbers}
     return LogManifest(
         fingerprint=fingerprint.value(),
         data_schema=schema,
@@ -266,6 +281,8 @@ def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int
         impressions=writer.impressions(),
         positives={name: (p[0], p[1], p[2]) for name, p in writer.positives.items()},
         time_range=(statistics.first_time, statistics.last_time),
+        priors={label: statistics.prior(label) for label in schema.labels},
+        grown_from=grown_from,
         sources=tuple(source_file(p) for p in log.sources),
     )
 
@@ -274,5 +291,6 @@ def _write_small(out: Path, items: pa.Table, rows: dict[str, Rows], fingerprint:
     write_table(out / "items" / "items.parquet", items)
     fingerprint.add("items", items)
     for name in sorted(rows):
-        write_table(vocabulary_path(out, name), rows[name].table())
-        fingerprint.add(f"vocabulary/{name}", rows[name].table())
+        table = rows[name].table()
+        write_table(vocabulary_path(out, name), table)
+        fingerprint.add(f"vocabulary/{name}", table.select([*COLUMNS]))

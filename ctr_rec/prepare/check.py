@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ctr_rec.errors import DataError
 from ctr_rec.files import join_path, local_file
 from ctr_rec.prepare.fingerprint import Fingerprint
+from ctr_rec.prepare.vocabulary import COLUMNS, hash64
 from ctr_rec.prepare.write import Counted, count_rows, flat
 from ctr_rec.schema.log import Feature, Kind, LogSchema, Side
 from ctr_rec.schema.manifest import SPLITS, LogManifest, RowGroup, load_manifest
@@ -26,7 +27,7 @@ def check(log: str | Path) -> LogManifest:
     """
     manifest = load_manifest(log)
     schema = manifest.data_schema
-    fingerprint = Fingerprint(schema, manifest.split)
+    fingerprint = Fingerprint(schema, manifest.split, manifest.grown_from)
     positives = {name: np.zeros(3, np.int64) for name in schema.labels}
     users = events = 0
     for group, event_rows, user_rows in row_groups(log, manifest):
@@ -216,12 +217,15 @@ def _check_small(log: str | Path, manifest: LogManifest, fingerprint: Fingerprin
     for name in sorted(manifest.tables):
         file = f"vocabulary/{name}.parquet"
         table = _whole(log, file)
-        _need(table, ["id", "row", "count"], file)
+        _need(table, [*COLUMNS], file)
         _same(file, "number of ids", manifest.tables[name].ids, table.num_rows)
         rows = table.column("row").to_numpy()
         limit = manifest.tables[name].rows
         _fail(file, "row", (rows < 0) | (rows >= limit), f"rows of the table, 0 to {limit - 1}")
-        fingerprint.add(f"vocabulary/{name}", table)
+        if "hash" in table.column_names:
+            wrong = table.column("hash").to_numpy() != hash64(table.column("id").to_pylist())
+            _fail(file, "hash", wrong, "the stated hash of the id")
+        fingerprint.add(f"vocabulary/{name}", table.select([*COLUMNS]))
 
 
 def _whole(log: str | Path, file: str) -> pa.Table:

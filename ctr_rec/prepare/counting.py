@@ -31,7 +31,7 @@ def counter_columns(
     The count is stored as it is; `moments` (the manifest's numbers) take it after log1p.
     """
     columns: dict[str, npt.NDArray[np.float32]] = {}
-    train = ((events["split"] == 0) & events["impression"]).to_numpy().astype(np.float64)
+    train = ((events["split"] <= 0) & events["impression"]).to_numpy().astype(np.float64)
     user = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
     for c in schema.counters:
         count, positives = by_item[c.name] if c.by == "item" else _run(c, events, user, schema)

@@ -15,10 +15,15 @@ from ctr_rec.schema.manifest import SourceFile
 
 
 class Fingerprint:
-    """Takes every table in a stated order (events and users by row group, items, vocabularies by name)."""
+    """Takes every table in a stated order (events and users by row group, items, vocabularies by name).
 
-    def __init__(self, schema: LogSchema, split: Split) -> None:
+    grown_from: fingerprints of the logs that this one grew from: it shares their numbers' scales, which no table shows.
+    """
+
+    def __init__(self, schema: LogSchema, split: Split, grown_from: tuple[str, ...] = ()) -> None:
         self._hash = hashlib.sha256(f"{schema.model_dump_json()}\n{split.model_dump_json()}\n".encode())
+        for name in grown_from:
+            self._hash.update(f"grown from {name}\n".encode())
 
     def add(self, name: str, table: pa.Table) -> None:
         self._hash.update(f"{name} {table.num_rows}\n".encode())

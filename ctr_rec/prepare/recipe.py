@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class DataRecipe:
     read: Callable[[Path], RawLog]
 
     def split(self, name: str = "default") -> Split:
-        """A split by its name, or by its ends, "train_end,valid_end[,test_end]" in the log's own unit.
+        """A split by its name, or by its ends, "[train_start..]train_end,valid_end[,test_end]" in the log's own unit.
 
         Raises:
             ConfigError: no such split (lists the recipe's), or ends that are no growing integers.
@@ -62,12 +63,13 @@ def read_raw(recipe: DataRecipe, raw: Path) -> RawLog:
 
 
 def _split_from_ends(text: str) -> Split:
-    names = ("train_end", "valid_end", "test_end")
-    times = text.split(",")
-    if not 2 <= len(times) <= len(names) or not all(t.strip().lstrip("-").isdecimal() for t in times):
+    start, dots, ends = text.rpartition("..")
+    names = (*(["train_start"] if dots else []), "train_end", "valid_end", "test_end")
+    times = [*([start] if dots else []), *ends.split(",")]
+    if not len(names) - 1 <= len(times) <= len(names) or not all(re.fullmatch(r"\s*-?\d+\s*", t) for t in times):
         raise ConfigError(
-            f"split: expected a name or TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's time unit, got "
-            f"{text!r}"
+            "split: expected a name or [TRAIN_START..]TRAIN_END,VALID_END[,TEST_END] as whole numbers in the log's "
+            f"time unit, got {text!r}"
         )
     try:
         return Split(**{name: int(t) for name, t in zip(names, times, strict=False)})

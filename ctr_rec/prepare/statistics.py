@@ -1,6 +1,11 @@
-"""What is counted before anything can be encoded: vocabularies, items, number statistics, priors of the counters."""
+"""What is counted before anything can be encoded: vocabularies, items, number statistics, priors of the counters.
+
+All of it is counted up to the end of the training range, history before its start included.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +42,10 @@ class Moments:
 class Statistics:
     """Everything that is counted over the training range, one partition at a time."""
 
-    def __init__(self, schema: LogSchema) -> None:
+    def __init__(self, schema: LogSchema, priors: Mapping[str, float] | None = None) -> None:
+        """priors: of labels whose mean is given, by a log that this one grows from."""
         self.schema = schema
+        self._given = dict(priors or {})
         self.counts = {v.table: Counts() for v in schema.vocabularies}
         self.moments = {f.name: Moments() for f in schema.features if f.kind is Kind.NUMBER}
         self.labelled = {name: [0, 0] for name in schema.labels}  # training impressions, positives
@@ -50,7 +57,7 @@ class Statistics:
         self._items: pl.DataFrame | None = None
 
     def add_events(self, events: pl.DataFrame) -> None:
-        """events: arranged, with `split` (0 is the training range)."""
+        """events: arranged, with `split` (0 is the training range, -1 the history before it)."""
         self.first_request.append(self._requests)
         self.events_of_part.append(events.height)
         if events.height == 0:
@@ -58,9 +65,10 @@ class Statistics:
         self._requests += int(events["request"].max()) + 1  # pyright: ignore[reportArgumentType]
         self.first_time = min(self.first_time, int(events["time"].min()))  # pyright: ignore[reportArgumentType]
         self.last_time = max(self.last_time, int(events["time"].max()))  # pyright: ignore[reportArgumentType]
-        for split, count in events.filter("impression").group_by("split").len().iter_rows():
+        shown = events.filter(pl.col("impression") & (pl.col("split") >= 0))
+        for split, count in shown.group_by("split").len().iter_rows():
             self.impressions[split] += count
-        train = (events["split"] == 0).cast(pl.Int64)
+        train = (events["split"] <= 0).cast(pl.Int64)
         self._features(events, self.schema.of(Side.EVENT), train)
         items = events.select("item_id", "time", pl.Series("count", train)).group_by("item_id")
         new = items.agg(pl.col("time").min().alias("first_time"), pl.col("count").sum())
@@ -70,7 +78,7 @@ class Statistics:
             )
         self._items = new
         for name, totals in self.labelled.items():
-            labels = events.filter((pl.col("split") == 0) & pl.col("impression"))[f"label_{name}"]
+            labels = events.filter((pl.col("split") <= 0) & pl.col("impression"))[f"label_{name}"]
             totals[0] += len(labels)
             totals[1] += int(labels.sum())
 
@@ -84,7 +92,9 @@ class Statistics:
         return self._items.sort("item_id")
 
     def prior(self, label: str) -> float:
-        """Mean of the label over training impressions."""
+        """Mean of the label over the impressions up to the end of the training range, unless it was given."""
+        if label in self._given:
+            return self._given[label]
         total, positive = self.labelled[label]
         return positive / total if total else 0.0
 

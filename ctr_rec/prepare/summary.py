@@ -23,12 +23,15 @@ def print_summary(manifest: LogManifest, console: Console, aucs: Mapping[str, Ma
     for header in ("split", "to", "impressions", *(f"{name} (share)" for name in schema.labels)):
         splits.add_column(header, justify="left" if header in ("split", "to") else "right")
     ends = (manifest.split.train_end, manifest.split.valid_end, manifest.split.test_end or manifest.time_range[1])
+    if manifest.split.train_start is not None:
+        nothing = [""] * len(schema.labels)
+        splits.add_row("history only", _date(manifest.split.train_start, manifest), "", *nothing)
     for k, (name, end) in enumerate(zip(SPLITS, ends, strict=True)):
         shown = manifest.impressions[k]
         shares = [f"{p[k]:,} ({p[k] / max(shown, 1):.4f})" for p in manifest.positives.values()]
         splits.add_row(name, _date(end, manifest), f"{shown:,}", *shares)
     console.print(splits)
-    tables = Table(title="tables, counted on the training range")
+    tables = Table(title="tables, counted up to the end of the training range")
     for header in ("table", "rows", "ids", "out of vocabulary", "read by"):
         tables.add_column(header, justify="right" if header in ("rows", "ids", "out of vocabulary") else "left")
     for name, info in manifest.tables.items():

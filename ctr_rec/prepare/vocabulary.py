@@ -4,6 +4,9 @@ With a vocabulary, ids of at least `min_count` training occurrences get rows 1, 
 id's text; all others share row 0. With `hash_rows`, row = 1 + hash64(id) mod hash_rows, where hash64 is the 8-byte
 BLAKE2b digest of the id's UTF-8 text (integers in decimal), read as a little-endian unsigned integer: stated by
 RFC 7693, the same on every machine and version.
+
+A vocabulary that grows (prepare/grow.py) keeps every row; ids that are new in it get the rows behind the last one.
+Files are sorted by row, row 0 last, so that a rank finds the ids of its own rows without reading the others.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from ctr_rec.schema.log import Vocabulary
 from ctr_rec.schema.manifest import TableInfo
 
 UInt64 = npt.NDArray[np.uint64]
+# The content of vocabulary/<table>.parquet that a fingerprint covers; `hash` beside it follows from `id`.
+COLUMNS = ("id", "row", "count")
 
 
 def hash64(ids: Iterable[str | int]) -> UInt64:
@@ -56,15 +61,18 @@ class Counts:
 
 
 class Rows:
-    """The finished vocabulary of one table: `frame` holds (id, row, count), `info` goes into the manifest."""
+    """The finished vocabulary of one table: `frame` holds (id, row, count), `info` goes into the manifest.
 
-    def __init__(self, vocabulary: Vocabulary, counts: pl.DataFrame) -> None:
-        ordered = counts.sort(["count", "id"], descending=[True, False])
+    old: (id, row) of the vocabulary that this one grows from, without row 0; its ids keep their rows, also those that
+    the new log never names.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, counts: pl.DataFrame, old: pl.DataFrame | None = None) -> None:
         if vocabulary.hash_rows is None:
-            row = pl.when(pl.col("count") >= vocabulary.min_count).then(pl.int_range(1, pl.len() + 1)).otherwise(0)
-            self.frame = ordered.with_columns(row.cast(pl.Int32).alias("row")).select("id", "row", "count")
+            self.frame = _counted_rows(vocabulary.min_count, counts, old)
             rows = int(self.frame["row"].max() or 0) + 1  # pyright: ignore[reportArgumentType]
         else:
+            ordered = counts.sort(["count", "id"], descending=[True, False])
             hashed = 1 + (hash64(ordered["id"].to_list()) % np.uint64(vocabulary.hash_rows)).astype(np.int64)
             self.frame = ordered.with_columns(pl.Series("row", hashed, pl.Int32)).select("id", "row", "count")
             rows = vocabulary.hash_rows + 1
@@ -83,13 +91,26 @@ class Rows:
         return joined["row"].to_numpy()
 
     def table(self) -> pa.Table:
-        """Columns id string, row int32, count int64, as stored in vocabulary/<table>.parquet."""
+        """Columns id string, row int32, count int64, hash uint64, as stored in vocabulary/<table>.parquet."""
+        ids = self.frame["id"].to_list()
         arrays = [
-            pa.array(self.frame["id"].to_list(), pa.string()),
+            pa.array(ids, pa.string()),
             pa.array(self.frame["row"].to_numpy(), pa.int32()),
             pa.array(self.frame["count"].to_numpy(), pa.int64()),
+            pa.array(hash64(ids), pa.uint64()),
         ]
-        return pa.table(arrays, names=["id", "row", "count"])
+        return pa.table(arrays, names=[*COLUMNS, "hash"])
+
+
+def _counted_rows(min_count: int, counts: pl.DataFrame, old: pl.DataFrame | None) -> pl.DataFrame:
+    """(id, row, count) by row, row 0 last: old rows as they are, then the new ids that are frequent enough."""
+    known = pl.DataFrame(schema={"id": pl.String, "row": pl.Int32}) if old is None else old
+    last = int(known["row"].max() or 0)  # pyright: ignore[reportArgumentType]
+    every = counts.join(known, on="id", how="full", coalesce=True).with_columns(pl.col("count").fill_null(0))
+    kept = every.filter(pl.col("row").is_not_null()).sort("row")
+    fresh = every.filter(pl.col("row").is_null()).sort(["count", "id"], descending=[True, False])
+    row = pl.when(pl.col("count") >= min_count).then(last + pl.int_range(1, pl.len() + 1)).otherwise(0)
+    return pl.concat([kept, fresh.with_columns(row.cast(pl.Int32).alias("row"))]).select("id", "row", "count")
 
 
 def vocabulary_path(log: Path, table: str) -> Path:

@@ -100,11 +100,11 @@ def count_rows(rows: pa.Table, schema: LogSchema, split: Split) -> Counted:
     """Counts the stored rows of a row group; used when they are written and again when they are checked."""
     impression = flat(rows, "impression").astype(bool)
     request_time = flat(rows, "request_time")[impression]
-    number = (request_time > split.train_end).astype(np.int8) + (request_time > split.valid_end)
+    number = split.index(request_time)
     labels = {name: flat(rows, f"label_{name}")[impression] for name in schema.labels}
     return Counted(len(impression), number, labels)
 
 
 def _per_split(split: npt.NDArray[np.int8]) -> tuple[int, int, int]:
-    counts = np.bincount(split, minlength=3)
+    counts = np.bincount(split[split >= 0], minlength=3)
     return (int(counts[0]), int(counts[1]), int(counts[2]))

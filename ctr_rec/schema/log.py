@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from pydantic import Field, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ctr_rec.config import Config
 from ctr_rec.errors import SchemaError
@@ -101,19 +103,41 @@ class Vocabulary(Config):
 class Split(Config):
     """Ranges of request time, in the log's own unit: train <= train_end < validation <= valid_end < test <= test_end.
 
-    Events after test_end are not read at all (an earlier rolling cut).
+    Events after test_end are not read at all (an earlier rolling cut). With train_start, training begins after it:
+    impressions at or before it are history only, in no split, and take no loss. What is counted on the training range
+    (vocabularies, statistics) counts them all the same. So a log is trained day by day: the next day's train_start is
+    the day before's train_end.
     """
 
+    train_start: int | None = None
     train_end: int
     valid_end: int
     test_end: int | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Split:
-        ends = [self.train_end, self.valid_end] + ([] if self.test_end is None else [self.test_end])
+        ends = [e for e in (self.train_start, self.train_end, self.valid_end, self.test_end) if e is not None]
         if ends != sorted(set(ends)):
-            raise SchemaError(f"split ends must grow: train_end < valid_end < test_end, got {ends}")
+            raise SchemaError(
+                f"split ends must grow: {'' if self.train_start is None else 'train_start < '}train_end < valid_end < "
+                f"test_end, got {ends}"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
+        """Without a train_start as it was before there was one: fingerprints of such logs stay what they were."""
+        fields = handler(self)
+        return {name: end for name, end in fields.items() if name != "train_start" or end is not None}
+
+    def index(self, request_time: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+        """Which split each request time lies in: 0 train, 1 validation, 2 test; -1 none (history, or not read)."""
+        which = np.digitize(request_time, [self.train_end, self.valid_end], right=True).astype(np.int8)
+        if self.train_start is not None:
+            which[request_time <= self.train_start] = -1
+        if self.test_end is not None:
+            which[request_time > self.test_end] = -1
+        return which
 
 
 class Counter(Config):

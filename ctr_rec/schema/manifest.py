@@ -12,8 +12,9 @@ Folder layout (all Parquet, zstd):
                                   <counter>_count, <counter>_rate list<float32>
     users/part-00000.parquet    same rows as events/part-00000.parquet: `user`, `user_id` (raw), profile features
     items/items.parquet         row = item number: `item_id` (raw), `first_time` (first event, log unit), attributes
-    vocabulary/<table>.parquet  `id` (string), `row` int32, `count` int64 (training range); row 0 for ids below
-                                min_count, so no raw id is lost
+    vocabulary/<table>.parquet  `id` (string), `row` int32, `count` int64 (up to the end of the training range), `hash`
+                                uint64 (the id's stated hash; older logs lack it); row 0 for ids below min_count, so no
+                                raw id is lost. Sorted by row, row 0 last (tables with hash_rows: by falling count)
 
 Category columns hold table rows; the raw value is found through the vocabulary.
 """
@@ -21,6 +22,8 @@ Category columns hold table rows; the raw value is found through the vocabulary.
 from __future__ import annotations
 
 from pathlib import Path
+
+from pydantic import Field
 
 from ctr_rec.config import Config, from_json
 from ctr_rec.errors import ConfigError, DataError
@@ -68,7 +71,12 @@ class SourceFile(Config):
 
 
 class LogManifest(Config):
-    """Everything about a prepared log but its rows. `fingerprint` is a hash of content, schema and split."""
+    """Everything about a prepared log but its rows. `fingerprint` is a hash of content, schema and split.
+
+    priors: mean label up to the end of the training range, which the counters' rates are smoothed with; older logs lack
+    it. grown_from: fingerprints of the log whose vocabularies this one kept and extended, and of those before it,
+    newest first.
+    """
 
     format: int = 1
     fingerprint: str
@@ -83,6 +91,8 @@ class LogManifest(Config):
     impressions: tuple[int, int, int]
     positives: dict[str, tuple[int, int, int]]  # per label
     time_range: tuple[int, int]
+    priors: dict[str, float] = Field(default_factory=dict)
+    grown_from: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
     notes: tuple[str, ...] = ()
 

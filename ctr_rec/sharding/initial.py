@@ -1,4 +1,7 @@
-"""Initial values of tables as a function of (seed, table, row), whatever the plan and the number of ranks.
+"""Initial values of tables as a function of (seed, table, number of the row), whatever the plan and the ranks.
+
+The number of a row is what a `RowNumbers` says: the stated hash of the row's id where a log has a vocabulary (so an id
+starts alike in every log, at whatever row), the row itself where nothing else is known.
 
 TorchRec's own `init_fn` sees the local slice only: with one seed every row-wise shard would start alike, and the start
 would depend on the plan. Here each row's values come from a counter-based generator (SplitMix64: Steele, Lea, Flood,
@@ -12,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from statistics import NormalDist
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +23,17 @@ import numpy as np
 PER_WORD = 4
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 WORDS_PER_SLICE = 1 << 16
+
+
+class RowNumbers(Protocol):
+    """What stands for the rows first, first + 1, ..., stop - 1 of a table: whole numbers of at most 64 bits, [R]."""
+
+    def __call__(self, table: str, first: int, stop: int) -> np.ndarray: ...
+
+
+def by_row(table: str, first: int, stop: int) -> np.ndarray:
+    """Every row stands for itself, in every table."""
+    return np.arange(first, stop)
 
 
 @cache
@@ -52,7 +67,8 @@ def normal_rows(seed: int | str, table: str, rows_R: np.ndarray, dim: int, std: 
 
     Args:
         seed: of the run. table: its name.
-        rows_R: row numbers (or any other stable numbers, such as hashed ids), int64[R].
+        rows_R: numbers of the rows, see `RowNumbers`; int64[R] or uint64[R]. Counters are taken modulo 2^64: among
+            10^8 hashed ids of width 16, some two start alike in one table of a thousand.
         dim: width of the whole table, also where the caller keeps some columns only.
         std: standard deviation.
 

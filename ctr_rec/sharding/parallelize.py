@@ -1,7 +1,7 @@
 """From a model written for one device to the same model on all ranks: tables placed and fused, the dense part copied.
 
 The order is fixed: optimizers are attached to the tables on `meta`, the plan is made, TorchRec shards, initial values
-are written by shard offset, and DDP wraps what is left, copying rank 0's dense values to all.
+are written shard by shard, and DDP wraps what is left, copying rank 0's dense values to all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from ctr_rec.schema.table import Table
 from ctr_rec.sharding.group import Group
+from ctr_rec.sharding.initial import RowNumbers, by_row
 from ctr_rec.sharding.plan import Placement, ShardingConfig, make_plan, placement_of, sharders
 from ctr_rec.sharding.replicated import ReplicatedOptimizer
 from ctr_rec.sharding.tables import (
@@ -74,7 +75,12 @@ class Parallel:
 
 
 def parallelize(
-    model: nn.Module, tables: Sequence[Table], config: ShardingConfig, group: Group, seed: int = 0
+    model: nn.Module,
+    tables: Sequence[Table],
+    config: ShardingConfig,
+    group: Group,
+    seed: int = 0,
+    numbers: RowNumbers = by_row,
 ) -> Parallel:
     """Places the model's embedding collections, built on `meta`, and wraps the rest in DDP. Changes `model`.
 
@@ -82,6 +88,7 @@ def parallelize(
         model: holds EmbeddingCollection and EmbeddingBagCollection modules anywhere; every table is one of `tables`.
         seed: of the tables' initial values, which do not depend on the plan or the number of ranks. The dense part
             keeps rank 0's values.
+        numbers: what the initial value of a row depends on besides; a log's vocabularies, or the row itself.
 
     Raises:
         ConfigError: an optimizer or a placement that the device does not have, or tables that do not fit.
@@ -96,7 +103,7 @@ def parallelize(
         # TorchRec passes DDP an argument that DDP wants renamed; nothing a reader of the log could act on.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         wrapped = _shard(model, plan, config, group)
-        write_initial_values(wrapped, tables, seed)
+        write_initial_values(wrapped, tables, seed, numbers)
         wrapped.init_data_parallel()
     fused = _table_optimizer(wrapped, tables, config)
     assert_every_table_has_one_optimizer(tables, fused, group)

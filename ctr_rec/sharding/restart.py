@@ -11,13 +11,14 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.optim.keyed import KeyedOptimizer
 
 from ctr_rec.schema.table import Table
+from ctr_rec.sharding.initial import RowNumbers, by_row
 from ctr_rec.sharding.parallelize import Parallel
 from ctr_rec.sharding.tables import table_of, write_initial_values
 
 
-def restart_tables(parallel: Parallel, tables: Sequence[Table], seed: int | str) -> None:
+def restart_tables(parallel: Parallel, tables: Sequence[Table], seed: int | str, numbers: RowNumbers = by_row) -> None:
     """Writes this rank's pieces of the given tables as `parallelize` would with this seed; no other table moves."""
-    write_initial_values(parallel.model, tables, seed)
+    write_initial_values(parallel.model, tables, seed, numbers)
     zero_state(parallel.fused_optimizer, {t.name for t in tables})
 
 

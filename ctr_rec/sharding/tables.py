@@ -1,4 +1,4 @@
-"""What a table needs besides its rows: exactly one optimizer, checked settings, and initial values by global row."""
+"""What a table needs besides its rows: exactly one optimizer, checked settings, and initial values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ctr_rec.config import Config
 from ctr_rec.errors import ConfigError
 from ctr_rec.schema.table import Table
 from ctr_rec.sharding.group import Group
-from ctr_rec.sharding.initial import normal_rows
+from ctr_rec.sharding.initial import RowNumbers, normal_rows
 
 # Rows written at once: bounds the memory that initialisation needs beside the table itself.
 ROWS_PER_WRITE = 1 << 16
@@ -154,8 +154,11 @@ def local_shards(model: nn.Module) -> Iterator[LocalShard]:
 
 
 @torch.no_grad()
-def write_initial_values(model: nn.Module, tables: Sequence[Table], seed: int | str) -> None:
-    """Fills this rank's pieces of the given tables, in slices; see `ctr_rec.sharding.initial`."""
+def write_initial_values(model: nn.Module, tables: Sequence[Table], seed: int | str, numbers: RowNumbers) -> None:
+    """Fills this rank's pieces of the given tables, in slices; see `ctr_rec.sharding.initial`. Optimizer state stays.
+
+    numbers: asked for the rank's own rows only, `ROWS_PER_WRITE` at a time and in order.
+    """
     by_name = {t.name: t for t in tables}
     for shard in local_shards(model):
         if shard.table not in by_name:
@@ -165,8 +168,10 @@ def write_initial_values(model: nn.Module, tables: Sequence[Table], seed: int | 
         columns = slice(first_column, first_column + shard.weight.shape[1])
         for start in range(0, shard.weight.shape[0], ROWS_PER_WRITE):
             piece = shard.weight[start : start + ROWS_PER_WRITE]
-            rows = np.arange(first_row + start, first_row + start + piece.shape[0])
-            values = normal_rows(seed, table.name, rows, table.dim, table.init_std)[:, columns]
+            first = first_row + start
+            of_rows = numbers(table.name, first, first + piece.shape[0])
+            assert len(of_rows) == len(piece), f"{len(of_rows)} numbers for {len(piece)} rows of table {table.name}"
+            values = normal_rows(seed, table.name, of_rows, table.dim, table.init_std)[:, columns]
             piece.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 

@@ -9,19 +9,26 @@ import pyarrow.parquet as pq
 import torch
 
 from ctr_rec.batch.reader import Reader
+from ctr_rec.batch.row_numbers import VocabularyNumbers
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import join_path, local_file
+from ctr_rec.layers.layout import Axes
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
 from ctr_rec.sharding.group import Group
+from ctr_rec.sharding.initial import RowNumbers
 from ctr_rec.sharding.parallelize import Parallel, parallelize
 from ctr_rec.train.run import Run
 
 
 @dataclass(frozen=True)
 class Built:
-    """The parts of a run. item_is_new: bool per item number, first seen after the training range."""
+    """The parts of a run.
+
+    item_is_new: bool per item number, first seen after the training range. numbers: what the tables' initial values
+    depend on besides the seed, for whoever writes them again (`write_initial_values`).
+    """
 
     run: Run
     manifest: LogManifest
@@ -29,6 +36,14 @@ class Built:
     group: Group
     parallel: Parallel
     item_is_new: np.ndarray
+    numbers: RowNumbers
+
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+        ranker = self.parallel.module
+        assert isinstance(ranker, Ranker)
+        return ranker.axes()
 
     def reader(self, split: str, seed: int) -> Reader:
         """A reader of one split; only training is shuffled."""
@@ -53,8 +68,9 @@ def build(run: Run, group: Group) -> Built:
     spec = sparse_spec(manifest, run.embedding)
     torch.manual_seed(run.train.seed)
     ranker = Ranker(spec, run.tower, tuple(run.data.channels))
-    parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed)
-    return Built(run, manifest, spec, group, parallel, _item_is_new(run.data.log, manifest))
+    numbers = VocabularyNumbers(run.data.log, manifest)
+    parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
+    return Built(run, manifest, spec, group, parallel, _item_is_new(run.data.log, manifest), numbers)
 
 
 def _item_is_new(log: str, manifest: LogManifest) -> np.ndarray:

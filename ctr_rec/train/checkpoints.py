@@ -10,17 +10,19 @@ import torch
 
 from ctr_rec.checkpoint.agreement import on_main
 from ctr_rec.checkpoint.background import Background, snapshot, snapshot_bytes
+from ctr_rec.checkpoint.grow import GrowPlanner, Growth, check_growth
 from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best, root
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
-from ctr_rec.checkpoint.store import load, save
+from ctr_rec.checkpoint.store import Loaded, load, save
 from ctr_rec.errors import CheckpointError
 from ctr_rec.files import AnyPath, write_durably
 from ctr_rec.sharding.group import Group, group_beside
 from ctr_rec.sharding.plan import GIB, memory_left
 from ctr_rec.train.build import Built
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.growth import record_growth
 from ctr_rec.train.record import IntervalLog
 
 # Seconds that a save waits for the one before it without a word.
@@ -138,23 +140,42 @@ class Checkpoints:
             )
         return not lacks
 
-    def load_last(self, log: IntervalLog) -> dict[str, Any]:
+    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[dict[str, Any], bool]:
         """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
+
+        grow: the model and the log may have more than the checkpoint's; what they have is printed and kept in the run
+        folder. Returned besides the position: whether the log is another one than the position speaks of.
         """
         group = self.built.group
         path = latest(self.folder.path)
-        check_compatible(read_manifest(path), self.built.manifest.fingerprint, self.built.spec)
-        loaded = load(path, self._state(), group)
+        stored = read_manifest(path)
+        loaded, growth = self._load_grown(path, stored) if grow else (self._load_same(path, stored), None)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)
+            if growth is not None:
+                self.folder.settle(self.built.run)
+                if growth.is_any:
+                    record_growth(self.folder.path, stored, growth, self.built.run, self.built.manifest)
         own = loaded.rank_state(group)
         if own is not None:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
-        return loaded.manifest.state
+        return loaded.manifest.state, growth is not None and growth.new_log
+
+    def _load_same(self, path: AnyPath, stored: Manifest) -> Loaded:
+        check_compatible(stored, self.built.manifest.fingerprint, self.built.spec)
+        return load(path, self._state(), self.built.group)
+
+    def _load_grown(self, path: AnyPath, stored: Manifest) -> tuple[Loaded, Growth]:
+        axes = self.built.axes
+        growth = check_growth(stored, self.built.manifest, self.built.spec, axes)
+        planner = GrowPlanner(stored, axes)
+        loaded = load(path, self._state(), self.built.group, planner=planner)
+        planner.settle()
+        return loaded, growth
 
     def _mark_if_best(self, position: dict[str, Any]) -> None:
         """Catches up on a mark that a kill came before: the newest checkpoint knows a better value than the record."""
@@ -177,6 +198,7 @@ class Checkpoints:
             data_fingerprint=built.manifest.fingerprint,
             train_range=(built.manifest.time_range[0], built.manifest.split.train_end),
             tables=table_sizes(built.spec),
+            layouts=built.axes,
             plan=built.parallel.plan.model_dump(mode="json"),
             metrics=metrics,
             state=position,

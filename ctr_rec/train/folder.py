@@ -5,17 +5,20 @@ environment.json    versions, code, hardware      tensorboard/    the same numbe
 plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
 predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
 report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
+growth.jsonl        what --grow added, by step    config-before-step-N.json   the run before it grew at step N
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctr_rec.checkpoint.history import committed, whole_in
+from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import place
@@ -36,6 +39,10 @@ FREE_ON_RESUME = (
     "sharding.batch_size",
     "sharding.unused_parameters",
 )
+
+
+# Settings that may have more when a run goes on with --grow; those of tables that exist already stay.
+GROWS = ("embedding.exclude", "embedding.tables")
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,12 @@ class RunFolder:
     def predictions(self, split: str) -> Path:
         return self.path / "predictions" / f"{split}.parquet"
 
-    def open(self, run: Run, resume: bool) -> bool:
+    def open(self, run: Run, resume: bool, grow: bool = False) -> bool:
         """Makes the folder, or checks that it holds the same run. Call on one rank only.
 
         Returns whether there is a checkpoint to go on from. A resumed run that has none yet starts anew, so that a
-        launcher can give `--resume` at every try.
+        launcher can give `--resume` at every try. grow: the run may have more; the folder then stays as it is until
+        the checkpoint has been loaded (`settle`), so that what is refused leaves no trace.
 
         Raises:
             ConfigError: not writable; not empty without resume; holds something else than a run, or another run.
@@ -87,12 +95,18 @@ class RunFolder:
             raise ConfigError(f"run folder {self.path} is not empty; add --resume to go on or choose another --run-dir")
         if filled and not self.config.is_file():
             raise ConfigError(f"nothing to resume in {self.path}: it has no config.json; choose another --run-dir")
+        found = committed(self.path)
         if filled:
-            self._same_run(run)
+            self._same_run(run, read_manifest(found[-1][1]).tables if grow and found else None)
         self._check_checkpoints(run, filled)
+        if not (grow and found):
+            self.settle(run)
+        return bool(found)
+
+    def settle(self, run: Run) -> None:
+        """The run is on its way: this is its config, and it has not ended."""
         self.clean_stop.unlink(missing_ok=True)
         write_json(self.config, run.model_dump(mode="json"))
-        return bool(committed(self.path))
 
     def _check_checkpoints(self, run: Run, resumed: bool) -> None:
         """A folder of checkpoints elsewhere belongs to one run, and a resumed run must not lose sight of its own."""
@@ -118,18 +132,23 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not a run folder: it has no config.json")
         return from_json(Run, self.config.read_text(), str(self.config))
 
-    def _same_run(self, run: Run) -> None:
+    def _same_run(self, run: Run, grown: Mapping[str, Any] | None) -> None:
+        """grown: the tables of the checkpoint, when the run may have more than it; None when it must be the same."""
         before = _flat(self.load_run().model_dump(mode="json"))
         now = _flat(run.model_dump(mode="json"))
         changed = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+            if before.get(key) != now.get(key)
+            and not key.startswith(FREE_ON_RESUME)
+            and not (grown is not None and _may_grow(key, grown))
         ]
         if changed:
+            more = grown is None and any(text.startswith(GROWS) for text in changed)
             raise ConfigError(
                 f"--resume needs the run that {self.path} was started with; changed: {'; '.join(changed)}. "
                 "Restore these settings or start a new --run-dir"
+                f"{' (--grow lets a recipe have more features and tables)' if more else ''}"
             )
 
     def forget_after(self, step: int) -> None:
@@ -140,6 +159,10 @@ class RunFolder:
             partial = self.metrics.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in kept))
             partial.replace(self.metrics)
+
+
+def _may_grow(key: str, tables: Mapping[str, Any]) -> bool:
+    return key.startswith(GROWS) and (key.removeprefix("embedding.tables.").partition(".")[0] not in tables)
 
 
 def _step_of(line: str) -> float:

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 
 from ctr_rec.config import load_recipe, override
-from ctr_rec.errors import CtrRecError
+from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
 from ctr_rec.train.environment import environment
@@ -20,29 +20,33 @@ from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
 T = TypeVar("T")
 
 
-def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool) -> int:
+def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool, grow: bool = False) -> int:
     """Trains the run that the recipe returns. Exit status 0 also when it was asked to stop and saved in time.
+
+    grow: with `resume`, the recipe and its log may have more than the run's last checkpoint; see checkpoint/grow.py.
 
     Raises:
         CtrRecError: anything the user can mend, on every rank.
     """
+    if grow and not resume:
+        raise ConfigError("--grow goes on from the last checkpoint of a run; add --resume")
     run = override(load_recipe(recipe, Run), overrides)
     with open_group() as group:
-        fit(run, RunFolder(run_dir), group, resume)
+        fit(run, RunFolder(run_dir), group, resume, grow)
     return 0
 
 
-def fit(run: Run, folder: RunFolder, group: Group, resume: bool) -> Outcome:
+def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = False) -> Outcome:
     """Trains on this rank of an open group and leaves the whole truth in the run folder."""
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    goes_on = on_main(group, lambda: folder.open(run, resume))
+    goes_on = on_main(group, lambda: folder.open(run, resume, grow))
     built = build(run, group)
     seed_everything(run.train.seed, group.index)
     trainer = Trainer(run, folder, built)
+    trainer.start(goes_on, grow)
     if group.is_main:
         _describe(folder, built)
-    trainer.start(goes_on)
     outcome = trainer.fit()
     if group.is_main:
         write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})

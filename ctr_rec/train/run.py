@@ -57,7 +57,8 @@ class SparseReset(Config):
 class TrainConfig(Config):
     """strategy: a function of train/strategies.py. record_impressions: keep every impression id that was trained on.
 
-    threads: of torch inside each process; None leaves torch's choice (torchrun sets one).
+    threads: of torch inside each process; None leaves torch's choice (torchrun sets one). epochs, max_steps: of each
+    log that the run is trained on, where it goes on with --grow; so does the schedule.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**53)

@@ -1,4 +1,7 @@
-"""A record of every impression that was trained on: proof that none is lost or seen twice over stops and resumes."""
+"""A record of every impression that was trained on: proof that none is lost or seen twice over stops and resumes.
+
+An id belongs to the log of its step; where a run grew onto another log, growth.jsonl says which that is.
+"""
 
 from __future__ import annotations
 

@@ -28,5 +28,5 @@ def begin_again(built: Built, restart: Restart) -> list[str]:
     tables = restarted(built.spec.tables, restart)
     # Streams of initial values are keyed by a hash of the seed: no two seeds share any.
     seed = built.run.train.seed if restart.fresh is None else f"{built.run.train.seed}/{restart.fresh}"
-    restart_tables(built.parallel, tables, seed)
+    restart_tables(built.parallel, tables, seed, built.numbers)
     return [t.name for t in tables]

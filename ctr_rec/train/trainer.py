@@ -31,7 +31,8 @@ class Position:
     """How far a run has come: plain data. `batch` is the next global batch of `epoch` within stage number `stage`.
 
     epoch counts over the whole run, so that no two epochs are shuffled alike. best: the best watched metric so far;
-    worse: validations since then.
+    worse: validations since then. first_step: at which training on the present log began; stages, epochs, schedule and
+    max_steps count from there.
     """
 
     stage: int = 0
@@ -40,6 +41,11 @@ class Position:
     step: int = 0
     best: float | None = None
     worse: int = 0
+    first_step: int = 0
+
+    def on_new_log(self) -> Position:
+        """The beginning of another log; the validation range is another, so its best so far does not count."""
+        return Position(step=self.step, first_step=self.step)
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,20 @@ class Trainer:
         if run.train.max_steps is not None:
             self.total_steps = min(self.total_steps, run.train.max_steps)
 
-    def start(self, goes_on: bool) -> None:
+    def start(self, goes_on: bool, grow: bool = False) -> None:
         """From the last checkpoint where there is one, else from the beginning; forgets what was logged after it.
+
+        grow: the model may have more than the checkpoint; on a new log training begins with its first batch.
 
         Raises CheckpointError when the checkpoint is damaged or does not belong to this run, or none can be written.
         """
         self.checkpoints.check_place()
         if goes_on:
-            self.position = Position(**self.checkpoints.load_last(self.log))
+            position, new_log = self.checkpoints.load_last(self.log, grow)
+            self.position = Position(**position)
+            if new_log:
+                self.position = self.position.on_new_log()
+            self.total_steps += self.position.first_step
         if self.group.is_main:
             self.folder.forget_after(self.position.step)
             forget_seen_after(self.folder.seen, self.position.step)
@@ -139,7 +151,8 @@ class Trainer:
             for batch in self.reader.batches(epoch, start=self.position.batch):
                 if self.position.step >= self.total_steps:
                     return
-                factor = self.run.schedule.factor(self.position.step, self.total_steps)
+                begun = self.position.first_step
+                factor = self.run.schedule.factor(self.position.step - begun, self.total_steps - begun)
                 result = self.stepper.step(batch.to(self.group.device), factor)
                 self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
                 self.log.add(batch, result)

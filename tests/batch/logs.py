@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctr_rec.prepare.vocabulary import hash64
 from ctr_rec.schema.log import Counter, Feature, Kind, Known, LogSchema, Side, Split, Vocabulary
 from ctr_rec.schema.manifest import MANIFEST, LogManifest, NumberInfo, RowGroup, TableInfo
 
@@ -131,9 +132,20 @@ def write_log(
         {"item_id": f"i{n}", "first_time": 0, **_features(item, log_schema, Side.ITEM)} for n, item in enumerate(items)
     ]
     _write(folder / "items" / "items.parquet", attributes, item_fields(log_schema), max(len(items), 1))
+    for table in tables:
+        _vocabulary(folder / "vocabulary" / f"{table}.parquet", table, tables[table])
     manifest = _manifest(log_schema, split, groups, rows, len(items), tables)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return manifest
+
+
+def _vocabulary(path: Path, table: str, rows: int) -> None:
+    """Row r > 0 stands for the id `<table>-<r>`."""
+    path.parent.mkdir(exist_ok=True)
+    ids = [f"{table}-{row}" for row in range(1, rows)]
+    row = pa.array(range(1, rows), pa.int32())
+    count = pa.array([1] * (rows - 1), pa.int64())
+    pq.write_table(pa.table({"id": ids, "row": row, "count": count, "hash": hash64(ids)}), path)
 
 
 def event_fields(log_schema: LogSchema) -> list[pa.Field]:

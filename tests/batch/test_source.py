@@ -15,7 +15,7 @@ from ctr_rec.batch.columns import Ragged
 from ctr_rec.batch.source import Source, in_split, join_slices
 from ctr_rec.errors import DataError, SchemaError
 from ctr_rec.schema.log import Split
-from ctr_rec.schema.manifest import LogManifest
+from ctr_rec.schema.manifest import SPLITS, LogManifest
 from ctr_rec.schema.table import EmbeddingSettings, SparseSpec, sparse_spec
 from tests.batch.logs import event_fields, item_fields, random_users, schema, user_fields, write_log
 
@@ -220,3 +220,7 @@ def test_splits_are_ranges_of_request_time() -> None:
     inside = {name: time[in_split(time, split, name)].tolist() for name in ("train", "valid", "test")}
     assert inside == {"train": [0, 10], "valid": [11, 20], "test": [21, 30]}
     assert time[in_split(time, Split(train_end=10, valid_end=20), "test")].tolist() == [21, 30, 31]
+    later = Split(train_start=0, train_end=10, valid_end=20, test_end=30)
+    for name in inside:
+        assert (in_split(time, later, name) == (later.index(time) == SPLITS.index(name))).all()
+    assert time[in_split(time, later, "train")].tolist() == [10]

@@ -16,6 +16,7 @@ from ctr_rec.checkpoint.manifest import (
     write_manifest,
 )
 from ctr_rec.errors import CheckpointError
+from ctr_rec.layers.layout import Axes
 from ctr_rec.schema.table import SparseSpec
 from tests.sharding.small import tables
 
@@ -39,7 +40,9 @@ def test_bad_manifest(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_manifest_comes_back_as_written(tmp_path: Path) -> None:
-    written = Manifest(step=3, tables=table_sizes(SPEC), metrics={"auc": 0.75, "gauc": None}, train_range=(1, 9))
+    layouts: dict[str, Axes] = {"head.weight": (None, (("item.film", 4), ("time", 2))), "bias": (None,)}
+    metrics = {"auc": 0.75, "gauc": None}
+    written = Manifest(step=3, tables=table_sizes(SPEC), layouts=layouts, metrics=metrics, train_range=(1, 9))
     write_manifest(tmp_path, written)
     assert read_manifest(tmp_path) == written
     assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
@@ -77,7 +80,8 @@ def test_same_data_and_tables_are_compatible() -> None:
 
 
 def test_other_data() -> None:
-    with pytest.raises(CheckpointError, match=r"fingerprint a, this log has b: the data changed; resume on the log"):
+    words = r"fingerprint a, this log has b: the data changed; resume on the log of the run, or with --grow"
+    with pytest.raises(CheckpointError, match=words):
         check_compatible(Manifest(step=1, data_fingerprint="a"), "b", SPEC)
 
 
@@ -86,5 +90,6 @@ def test_other_tables_are_listed() -> None:
     del stored["word"]
     with pytest.raises(CheckpointError) as error:
         check_compatible(Manifest(step=1, data_fingerprint="a", tables=stored), "a", SPEC)
-    for part in ("item was 90 x 8, is 101 x 8", "shop is in the checkpoint only", "word is not in the checkpoint"):
+    parts = ("item was 90 x 8, is 101 x 8", "shop is in the checkpoint only", "word is not in the checkpoint")
+    for part in (*parts, "train with --resume --grow where tables only grew"):
         assert part in str(error.value)

@@ -16,6 +16,7 @@ from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from ctr_rec.checkpoint.state import training_state
 from ctr_rec.checkpoint.store import load, read_rank_state, save
 from ctr_rec.errors import CheckpointError
+from ctr_rec.schema.table import Table
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.sharding.parallelize import Parallel
 from tests.ranks import run_ranks
@@ -31,9 +32,11 @@ def state_of(parallel: Parallel, dense: torch.optim.Optimizer) -> dict[str, Any]
     return training_state(parallel.model, parallel.fused_optimizer, dense, parallel.dense_parameters)
 
 
-def whole_state(parallel: Parallel, dense: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+def whole_state(
+    parallel: Parallel, dense: torch.optim.Optimizer, of: list[Table] | None = None
+) -> dict[str, np.ndarray]:
     """Every table, every state of either optimizer and every dense weight, whole, whatever the placement."""
-    out = {f"table/{k}": v for k, v in whole_tables(parallel).items()}
+    out = {f"table/{k}": v for k, v in whole_tables(parallel, of).items()}
     mine = []
     for entry in parallel.fused_optimizer.state_dict()["state"].values():
         for name, value in entry.items():

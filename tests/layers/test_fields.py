@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ctr_rec.batch.batch import Level
-from ctr_rec.layers.fields import feature_width, join, width
+from ctr_rec.layers.fields import feature_width, join, layout, width
+from ctr_rec.layers.layout import size
 from ctr_rec.schema.log import Feature, Kind, Side
 from tests.models.streams import SPEC
 
@@ -26,6 +27,12 @@ def test_features_in_declared_order_then_counters() -> None:
     got = join((*SPEC.item, CONTENT), {"genres": genres, "item": item}, level, 2, ("hits",))
     expected = [item, genres, numbers["year"][:, None], level.vectors["content"], numbers["hits"][:, None]]
     assert torch.equal(got, torch.cat(expected, -1))
+
+
+def test_a_layout_names_what_join_puts_where() -> None:
+    found = layout(SPEC, "item", (*SPEC.item, CONTENT), ("hits",))
+    assert found == (("item.item", 4), ("item.genres", 4), ("item.year", 1), ("item.content", 3), ("item.hits", 1))
+    assert size(found) == width(SPEC, (*SPEC.item, CONTENT), ("hits",))
 
 
 def test_no_feature_has_width_zero() -> None:

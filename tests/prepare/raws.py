@@ -103,6 +103,7 @@ def build(
     partition_events: int = 10**6,
     row_group_events: int = 200,
     overwrite: bool = False,
+    grow: Path | None = None,
 ) -> LogManifest:
     """Prepares an in-memory raw log, quietly."""
     manifest, _ = prepare_log(
@@ -114,6 +115,7 @@ def build(
         row_group_events=row_group_events,
         overwrite=overwrite,
         progress=Progress(quiet=True),
+        grow=grow,
     )
     return manifest
 

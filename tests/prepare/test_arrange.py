@@ -75,3 +75,7 @@ def test_an_empty_partition_stays_empty() -> None:
 def test_split_numbers_by_inclusive_ends() -> None:
     times = pl.DataFrame({"t": [9, 10, 11, 20, 21]})
     assert times.select(split_of(pl.col("t"), SPLIT)).to_series().to_list() == [0, 0, 1, 1, 2]
+    later = SPLIT.model_copy(update={"train_start": 9})
+    expected = [-1, 0, 1, 1, 2]
+    assert times.select(split_of(pl.col("t"), later)).to_series().to_list() == expected
+    assert later.index(times["t"].to_numpy()).tolist() == expected

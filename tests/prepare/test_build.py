@@ -11,13 +11,17 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ctr_rec.batch.config import Channel, DataConfig
+from ctr_rec.batch.reader import Reader
 from ctr_rec.errors import DataError, SchemaError
+from ctr_rec.evaluate.stream import read_stream
 from ctr_rec.prepare.build import prepare
 from ctr_rec.prepare.check import check
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.prepare.vocabulary import hash64
 from ctr_rec.schema.log import Feature, Kind, Known, Side, Split
 from ctr_rec.schema.manifest import MANIFEST, load_manifest
+from ctr_rec.schema.table import EmbeddingSettings, sparse_spec
 from tests.prepare.raws import SCHEMA, SIMPLE_SPLIT, SPLIT, build, random_raw, simple_raw, simple_schema
 
 
@@ -68,6 +72,35 @@ def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
     item = row["item"] if "item" in row else row["item_id"]
     counters = [round(float(row[f"{c}_{p}"]), 4) for c in ("item_click", "user_buy") for p in ("count", "rate")]
     return (row["time"], row["request_time"], item, row["impression"], action, *label, *counters)
+
+
+def test_what_lies_before_train_start_is_history_only(tmp_path: Path) -> None:
+    """Everything but the training impressions is as without it: rows, statistics, counters, the other ranges."""
+    raw, later = random_raw(), SPLIT.model_copy(update={"train_start": 400})
+    whole = build(raw, tmp_path / "whole")
+    manifest = build(raw, tmp_path / "log", split=later)
+    check(tmp_path / "log")
+    assert manifest.fingerprint != whole.fingerprint
+    assert (manifest.tables, manifest.numbers, manifest.events) == (whole.tables, whole.numbers, whole.events)
+    assert manifest.impressions[1:] == whole.impressions[1:]
+    times = np.array([r["request_time"] for v in oracle(raw).values() for r in v if r["impression"]])
+    assert manifest.impressions[0] == ((times > 400) & (times <= SPLIT.train_end)).sum() > 0
+    spec = sparse_spec(manifest, EmbeddingSettings())
+    batches = []
+    for log in ("whole", "log"):
+        data = DataConfig(log=str(tmp_path / log), label="click", channels={"all": Channel(last=50)})
+        batches.append(next(Reader(data.model_copy(update={"shuffle": False}), spec, "train", 0).batches(0)))
+    own = (batches[0].impression_time > 400).numpy()
+    assert batches[1].impression_id.tolist() == batches[0].impression_id[own].tolist()
+    assert batches[1].history_length.tolist() == batches[0].history_length[own].tolist()
+    stream = read_stream(str(tmp_path / "log"), manifest, "click")
+    assert len(stream.rows("train")) == manifest.impressions[0]
+
+
+def test_a_start_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    late = Split(train_start=600, train_end=603, valid_end=800)
+    with pytest.raises(DataError, match=r"leaves train without impressions \(600 < train <= 603 < valid <= 800"):
+        build(random_raw(), tmp_path / "log", split=late)
 
 
 @pytest.mark.parametrize("partition_events", [10**6, 150])

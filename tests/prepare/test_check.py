@@ -84,6 +84,7 @@ def test_a_whole_log_passes(log: Path) -> None:
         ("items/items.parquet", "price", set_row(1, float("inf")), ["items.parquet", "'price'", "finite"]),
         ("vocabulary/page.parquet", "row", set_row(1, 9), ["page.parquet", "'row'", "0 to 4"]),
         ("vocabulary/page.parquet", "count", set_row(1, 10**6), ["fingerprint"]),
+        ("vocabulary/page.parquet", "hash", set_row(1, 10**6), ["page.parquet", "'hash'", "the stated hash of the id"]),
     ],
 )
 def test_each_changed_value_is_found(log: Path, file: str, column: str, edit: Any, words: list[str]) -> None:

@@ -59,6 +59,7 @@ def test_every_value_and_boundary_shows(changed: dict[str, pa.Array]) -> None:
 def test_names_split_and_order_show() -> None:
     assert fingerprint(table().rename_columns(["n", *table().column_names[1:]])) != fingerprint(table())
     assert fingerprint(table(), split=Split(train_end=1, valid_end=2)) != fingerprint(table())
+    assert Fingerprint(simple_schema(), SIMPLE_SPLIT, ("a",)).value() != fingerprint()
     other = table(number=pa.array([9, 9, 9], pa.int32()))
     assert fingerprint(table(), other) != fingerprint(other, table())
 

@@ -37,9 +37,11 @@ def test_splits_by_name_or_ends(tmp_path: Path) -> None:
     assert recipe.split("early").train_end == 0
     assert recipe.split("3,5") == Split(train_end=3, valid_end=5)
     assert recipe.split("3,5,9") == Split(train_end=3, valid_end=5, test_end=9)
+    assert recipe.split("-1..3,5,9") == Split(train_start=-1, train_end=3, valid_end=5, test_end=9)
+    assert recipe.split("1 .. 3,5") == Split(train_start=1, train_end=3, valid_end=5)
     with pytest.raises(ConfigError, match=r"has no split 'erly'; it has early"):
         recipe.split("erly")
-    for text in ("1,b", "1,2,3,4", ","):
+    for text in ("1,b", "1,2,3,4", ",", "..1,2", "1..2,3,4,5", "1..,2", "--1,2"):
         with pytest.raises(ConfigError, match=r"as whole numbers in the log's time unit, got '"):
             recipe.split(text)
     with pytest.raises(ConfigError, match=r"^split 5,3: split ends must grow"):

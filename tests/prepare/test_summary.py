@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
 
 from ctr_rec.prepare.summary import print_summary
 from ctr_rec.schema.manifest import LogManifest
-from tests.prepare.raws import build, random_raw
+from tests.prepare.raws import SPLIT, build, random_raw
 
 
 def printed(manifest: LogManifest) -> str:
@@ -28,6 +29,11 @@ def test_everything_is_there(tmp_path: Path) -> None:
     assert "user.country" in text
     assert "page 0.610, price 0.550" in text
     assert "warning: [x] leaks" in text
+
+
+def test_history_before_the_training_range_is_named(tmp_path: Path) -> None:
+    manifest = build(random_raw(), tmp_path / "log", split=SPLIT.model_copy(update={"train_start": 300}))
+    assert re.search(r"history only +│ 1970-01-01 00:05:00 UTC \(300\)", printed(manifest))
 
 
 def test_times_off_the_calendar_are_numbers(tmp_path: Path) -> None:

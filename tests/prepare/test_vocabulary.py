@@ -29,12 +29,31 @@ def test_rows_go_by_count_then_id() -> None:
     assert rows.info.ids == 5
     assert rows.info.out_of_vocabulary_share == 1 / 20
     assert rows.encode(pl.Series(["new", "b", "z", "b"])).tolist() == [0, 3, 1, 3]
-    assert rows.table().column_names == ["id", "row", "count"]
+    assert rows.table().column_names == ["id", "row", "count", "hash"]
+    assert rows.table()["hash"].to_numpy().tolist() == hash64(rows.frame["id"]).tolist()
 
 
 def test_ids_without_training_occurrences_get_row_0_even_at_min_count_1() -> None:
     rows = Rows(Vocabulary(table="t"), counted({"a": 1, "late": 0}))
     assert rows.encode(pl.Series(["late", "a"])).tolist() == [0, 1]
+
+
+def test_old_rows_stay_and_new_ids_follow() -> None:
+    """Also ids that the new log does not name keep theirs; one that was too rare before gets a row now."""
+    old = pl.DataFrame({"id": ["b", "gone", "a"], "row": [2, 3, 1]}, schema={"id": pl.String, "row": pl.Int32})
+    counts = counted({"a": 1, "b": 9, "rare": 1, "was_rare": 2, "y": 7, "x": 7, "late": 0})
+    rows = Rows(Vocabulary(table="t", min_count=2), counts, old)
+    assert rows.frame["id"].to_list() == ["a", "b", "gone", "x", "y", "was_rare", "rare", "late"]
+    assert rows.frame["row"].to_list() == [1, 2, 3, 4, 5, 6, 0, 0]
+    assert rows.frame["count"].to_list() == [1, 9, 0, 7, 7, 2, 1, 0]
+    assert (rows.info.rows, rows.info.ids) == (7, 8)
+    assert rows.encode(pl.Series(["rare", "b", "x"])).tolist() == [0, 2, 4]
+
+
+def test_a_vocabulary_may_have_nothing_new() -> None:
+    old = pl.DataFrame({"id": ["a"], "row": [1]}, schema={"id": pl.String, "row": pl.Int32})
+    rows = Rows(Vocabulary(table="t"), Counts().frame(), old)
+    assert (rows.info.rows, rows.frame["row"].to_list()) == (2, [1])
 
 
 def test_hashed_rows_keep_every_raw_id() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -104,6 +105,25 @@ def test_a_counter_counts_by_item_or_user() -> None:
 def test_split_ends_must_grow(ends: tuple[int, int, int | None]) -> None:
     with pytest.raises(ValidationError, match="split ends must grow: train_end < valid_end < test_end, got"):
         Split(train_end=ends[0], valid_end=ends[1], test_end=ends[2])
+
+
+def test_training_must_begin_before_it_ends() -> None:
+    with pytest.raises(ValidationError, match=r"must grow: train_start < train_end < .*, got \[1, 1, 2\]"):
+        Split(train_start=1, train_end=1, valid_end=2)
+
+
+def test_every_time_has_its_split_or_none() -> None:
+    time = np.array([-5, 2, 3, 10, 11, 20, 21, 30, 31])
+    assert Split(train_end=10, valid_end=20).index(time).tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2]
+    bounded = Split(train_start=2, train_end=10, valid_end=20, test_end=30)
+    assert bounded.index(time).tolist() == [-1, -1, 0, 0, 1, 1, 2, 2, -1]
+
+
+def test_a_split_without_a_start_is_written_as_before_there_was_one() -> None:
+    assert Split(train_end=1, valid_end=2).model_dump_json() == '{"train_end":1,"valid_end":2,"test_end":null}'
+    day = Split(train_start=0, train_end=1, valid_end=2)
+    assert Split.model_validate_json(day.model_dump_json()) == day
+    assert day.model_dump()["train_start"] == 0
 
 
 def test_a_split_may_end_early() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctr_rec.sharding.initial import WORDS_PER_SLICE, normal_rows
+from ctr_rec.sharding.initial import WORDS_PER_SLICE, by_row, normal_rows
 
 
 def test_a_row_does_not_depend_on_what_else_is_asked_for() -> None:
@@ -31,6 +31,17 @@ def test_values_are_normal_and_rows_and_columns_unrelated() -> None:
     assert np.abs(correlation).max() < 5 / np.sqrt(len(x))
     assert abs(np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1]) < 5 / np.sqrt(x.size)
     assert len(np.unique(x[:, :8], axis=0)) == len(x)
+
+
+def test_a_row_stands_for_itself_unless_it_is_told_otherwise() -> None:
+    assert by_row("item", 3, 6).tolist() == [3, 4, 5]
+
+
+def test_hashes_of_64_bits_are_numbers_of_rows() -> None:
+    hashes = np.array([2**64 - 1, 2**63, 7], np.uint64)
+    found = normal_rows(3, "item", hashes, 16, 1.0)
+    assert len(np.unique(found, axis=0)) == 3
+    assert np.array_equal(found[2:], normal_rows(3, "item", np.array([7]), 16, 1.0))
 
 
 def test_values_stay_the_same_from_release_to_release() -> None:

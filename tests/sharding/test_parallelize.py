@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ctr_rec.schema.table import Table
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.sharding.parallelize import Parallel, parallelize
 from ctr_rec.sharding.plan import ShardingConfig
@@ -35,10 +36,10 @@ def step(parallel: Parallel, dense: torch.optim.Optimizer, number: int) -> float
     return group.all_reduce_sum(local).item() / batch.of_global
 
 
-def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
+def whole_tables(parallel: Parallel, of: list[Table] | None = None) -> dict[str, np.ndarray]:
     """Every table as one array, put together from the shards of all ranks."""
     mine = [(s.table, s.offset, s.weight.numpy().copy()) for s in local_shards(parallel.model)]
-    out = {t.name: np.full((t.rows, t.dim), np.nan, np.float32) for t in tables()}
+    out = {t.name: np.full((t.rows, t.dim), np.nan, np.float32) for t in of or tables()}
     for shards in parallel.group.all_gather_object(mine):
         for name, (row, column), weight in shards:
             out[name][row : row + weight.shape[0], column : column + weight.shape[1]] = weight

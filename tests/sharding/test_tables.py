@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from ctr_rec.sharding.tables import (
     is_table,
     local_shards,
     table_of,
+    write_initial_values,
 )
 from tests.ranks import run_ranks
 from tests.sharding.small import SmallRanker, tables
@@ -47,6 +49,29 @@ def test_initial_values_depend_on_seed_table_and_row_alone(item: str) -> None:
             assert np.array_equal(weight, whole[row : row + rows, column : column + columns])
             seen[name] += weight.size
     assert seen == {t.name: t.rows * t.dim * (2 if t.name == "word" else 1) for t in tables()}
+
+
+def _numbers(table: str, first: int, stop: int) -> np.ndarray:
+    return np.arange(first, stop, dtype=np.uint64) * np.uint64(3) + np.uint64(len(table))
+
+
+def _start_and_start_again(group: Group) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+    specs = tables(item="row_wise")
+    parallel = parallelize(SmallRanker(specs), specs, ShardingConfig(), group, 11, _numbers)
+    before = [s.weight.clone() for s in local_shards(parallel.model)]
+    for shard in local_shards(parallel.model):
+        shard.weight.zero_()
+    write_initial_values(parallel.model, specs, 11, _numbers)
+    shards = zip(local_shards(parallel.model), before, strict=True)
+    return [(s.table, s.offset[0], s.weight.numpy().copy(), b.numpy()) for s, b in shards]
+
+
+def test_initial_values_follow_the_numbers_of_rows_and_can_be_written_again() -> None:
+    for name, row, weight, before in chain(*run_ranks(_start_and_start_again, 2)):
+        spec = next(t for t in tables() if t.name == name)
+        numbers = _numbers(name, row, row + len(weight))
+        assert np.array_equal(weight, normal_rows(11, name, numbers, spec.dim, spec.init_std))
+        assert np.array_equal(weight, before)
 
 
 def test_adam_on_the_cpu_names_the_tables() -> None:

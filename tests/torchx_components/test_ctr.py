@@ -65,18 +65,22 @@ def test_train_is_torchrun_of_the_same_module() -> None:
     verb, got = parsed(app)
     assert verb == "train"
     assert (got["recipe"], str(got["run_dir"]), got["resume"]) == ("r.py:f", "runs/a", False)
+    assert got["grow"] is False
 
 
 def test_settings_survive_the_shell() -> None:
-    flags = ("--recipe", "r.py:f", "--run_dir", "a b", "--resume", "True", "train.seed=3", 'tower.hidden=[1, "x"]')
+    flags = ("--recipe", "r.py:f", "--run_dir", "a b", "--resume", "True", "--grow", "True")
+    flags += ("train.seed=3", 'tower.hidden=[1, "x"]')
     got = parsed(built("train", *flags))[1]
     assert got["overrides"] == ("train.seed=3", 'tower.hidden=[1, "x"]')
     assert str(got["run_dir"]) == "a b"
     assert got["resume"] is True
+    assert got["grow"] is True
 
 
 def test_prepare_passes_its_choices() -> None:
     flags = ("--recipe_dir", "data/x", "--raw", "raw", "--out", "out", "--split", "1,2", "--overwrite", "True")
+    flags += ("--grow", "logs/old")
     verb, got = parsed(built("prepare", *flags))
     assert verb == "prepare"
     assert {k: str(v) for k, v in got.items()} == {
@@ -85,6 +89,7 @@ def test_prepare_passes_its_choices() -> None:
         "out": "out",
         "split": "1,2",
         "overwrite": "True",
+        "grow": "logs/old",
     }
 
 

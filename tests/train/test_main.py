@@ -55,6 +55,12 @@ def test_resume_of_a_run_that_never_began_begins_it(recipe: str, tmp_path: Path)
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [steps]
 
 
+def test_growing_needs_something_to_go_on_from(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--grow goes on from the last checkpoint of a run; add --resume"):
+        train(f"{recipe}:small", [], tmp_path / "run", resume=False, grow=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_that_raises_is_named(recipe: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"recipe.py:broken raises RuntimeError: no such luck"):
         train(f"{recipe}:broken", [], tmp_path / "run", resume=False)

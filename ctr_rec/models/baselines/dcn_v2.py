@@ -13,6 +13,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.cross import CrossNet
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.layout import Axes, named, within
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import PooledInputs
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
@@ -52,6 +53,8 @@ class DCNv2Tower(Tower):
         self.mlp = MLP(self.inputs.width, config.mlp)
         beside = self.cross.out_width if config.structure is Structure.PARALLEL else 0
         self.out_width = self.mlp.out_width + beside
+        if beside:
+            self.out_layout = (*named("cross", self.inputs.layout), ("mlp", self.mlp.out_width))
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         x_ND = self.inputs(embedded, batch)
@@ -59,6 +62,11 @@ class DCNv2Tower(Tower):
         if self.structure is Structure.STACKED:
             return self.mlp(crossed_ND)
         return torch.cat([crossed_ND, self.mlp(x_ND)], dim=-1)
+
+    def axes(self) -> dict[str, Axes]:
+        inputs = self.inputs.layout
+        parts = {"inputs": self.inputs.axes(), "cross": self.cross.axes(inputs), "mlp": self.mlp.axes(inputs)}
+        return {name: axes for path, part in parts.items() for name, axes in within(path, part).items()}
 
     def flops(self, batch: Batch) -> int:
         rows = batch.num_impressions

@@ -15,8 +15,9 @@ from ctr_rec.batch.batch import Batch, Jagged
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.context import Context, ContextSettings
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join
+from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.layout import Axes, named, within
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
@@ -61,6 +62,7 @@ class DINTower(Tower):
         self.ages = config.ages
         self.ticks_per_second = spec.ticks_per_second
         item_D = item_width(spec, "DIN")
+        self._item = layout(spec, "item", spec.item)
         sizes = {"age": config.ages if config.use_age else 0, "order": config.orders if config.use_order else 0}
         self.codes = {name: rows for name, rows in sizes.items() if rows}
         self.events = EventEncoder(spec, item_D, config.use_action)
@@ -95,6 +97,15 @@ class DINTower(Tower):
             order_P = end_P - 1 - torch.arange(history.values.shape[0], device=end_P.device)
             codes["order"] = order_P.clamp_(max=self.orders - 1)
         return codes
+
+    def axes(self) -> dict[str, Axes]:
+        found = within("events", self.events.axes(self._item))
+        inputs = named("candidate", self._item) + self.context.layout
+        for name, attention in self.attention.items():
+            assert isinstance(attention, TargetAttention)
+            found |= within(f"attention.{name}", attention.axes(self._item))
+            inputs += named(f"channel {name}", self._item)
+        return found | within("mlp", self.mlp.axes(inputs))
 
     def flops(self, batch: Batch) -> int:
         total = self.events.flops(batch.num_events) + self.mlp.flops(batch.num_impressions)

@@ -22,8 +22,9 @@ from torch.nn import functional
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.context import Context, ContextSettings
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join
+from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.packed import Ranges, by_visible_end, whole_seconds
 from ctr_rec.layers.pooled import item_width
@@ -146,6 +147,7 @@ class HSTUTower(Tower):
         self.item = spec.item
         self.ticks_per_second = spec.ticks_per_second
         self.item_width = item_width(spec, "HSTU")
+        self._item = layout(spec, "item", spec.item)
         self.project_item = nn.Linear(self.item_width, config.width)
         self.events = EventEncoder(spec, config.width, config.use_action)
         self.context = Context(spec, config.context)
@@ -197,6 +199,15 @@ class HSTUTower(Tower):
             key_time_T=whole_seconds(batch.event_known_at, self.ticks_per_second),
         )
         return Ranges(lo, end, plan)
+
+    def axes(self) -> dict[str, Axes]:
+        found: dict[str, Axes] = {"project_item.weight": (None, self._item)}
+        found |= within("events", self.events.axes(None))
+        if self.project_context is not None:
+            found |= {"project_context.weight": (None, self.context.layout), "project_context.bias": (None,)}
+        if self.config.context_at_end:
+            found |= within("mlp", self.mlp.axes((("state", self.config.width), *self.context.layout)))
+        return found
 
     def flops(self, batch: Batch) -> int:
         """From the true number of visible pairs; the last layer projects only keys and values of the history."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import PooledInputs
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
@@ -39,6 +40,9 @@ class MLPTower(Tower):
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         return self.mlp(self.inputs(embedded, batch))
+
+    def axes(self) -> dict[str, Axes]:
+        return within("inputs", self.inputs.axes()) | within("mlp", self.mlp.axes(self.inputs.layout))
 
     def flops(self, batch: Batch) -> int:
         return self.inputs.flops(batch) + self.mlp.flops(batch.num_impressions)

@@ -15,8 +15,9 @@ from torch.nn import functional
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.context import Context
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.fields import join
+from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.models.grab.config import GRABSettings
 from ctr_rec.ops.jagged import gather
@@ -48,6 +49,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.item = spec.item
         self.item_width = item_width(spec, "GRAB")
+        self._item = layout(spec, "item", spec.item)
         self.first = 2 * config.width
         self.partial_item = nn.Linear(self.item_width, self.first)
         self.events = EventEncoder(spec, self.first, config.token_says_action)
@@ -65,6 +67,13 @@ class Tokenizer(nn.Module):
         if self.full_context is not None:
             first_NW = first_NW + self.full_context(self.context(embedded, batch))
         return partial_TD, self.full(first_NW)
+
+    def axes(self) -> dict[str, Axes]:
+        found: dict[str, Axes] = {name: (None, self._item) for name in ("partial_item.weight", "full_item.weight")}
+        found |= within("events", self.events.axes(None))
+        if self.full_context is not None:
+            found["full_context.weight"] = (None, self.context.layout)
+        return found
 
     def flops(self, batch: Batch) -> int:
         """Partial tokens are counted once per event, as without sharing."""

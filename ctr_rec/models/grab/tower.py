@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.mlp import MLP
 from ctr_rec.layers.packed import by_visible_end
 from ctr_rec.models.grab.channels import Channel, make_channel
@@ -74,6 +75,9 @@ class GRABTower(Tower):
                 assert isinstance(stack, nn.ModuleList)
                 histories[number], targets[number] = stack[depth](histories[number], targets[number], channel, last)
         return torch.cat(targets, dim=-1)
+
+    def axes(self) -> dict[str, Axes]:
+        return within("tokenizer", self.tokenizer.axes())
 
     def flops(self, batch: Batch) -> int:
         """From true visible pairs: keys, values, queries, bias scores per query, feed-forward, mixing, tokenizer."""
