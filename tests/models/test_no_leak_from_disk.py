@@ -14,6 +14,7 @@ import torch
 from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
@@ -25,6 +26,8 @@ from tests.batch.logs import random_items, schema, write_log
 
 CASES: dict[str, TowerConfig] = {
     "mlp": MLPConfig(),
+    "dcn_v2": DCNv2Config(cross_layers=2),
+    "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),
     "hstu": HSTUConfig(width=8, heads=2, head_width=4, window=6, layers=2),
 }
