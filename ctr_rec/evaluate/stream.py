@@ -113,10 +113,8 @@ def _same(frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> A
 
 
 def _splits(request_time: Int64, impression: npt.NDArray[np.bool_], manifest: LogManifest) -> npt.NDArray[np.int64]:
-    ends = manifest.split
-    split = np.digitize(request_time, [ends.train_end, ends.valid_end], right=True)
-    read = impression if ends.test_end is None else impression & (request_time <= ends.test_end)
-    return np.where(read, split, -1)
+    number = manifest.split.number(request_time)
+    return np.where(impression & (number < len(SPLITS)), number, -1)
 
 
 def first_times(log: str) -> Int64:

@@ -136,13 +136,11 @@ class _Impressions:
 def _impressions(
     log: str | Path, manifest: LogManifest, label: str, split: int, items: pa.Table
 ) -> Iterator[_Impressions]:
-    ends = manifest.split
     for group, events, users in row_groups(log, manifest):
         if group.impressions[split] == 0:
             continue
-        request_time = flat(events, "request_time")
-        number = (request_time > ends.train_end).astype(np.int8) + (request_time > ends.valid_end)
-        chosen = np.flatnonzero(flat(events, "impression").astype(bool) & (number == split))
+        inside = manifest.split.holds(split, flat(events, "request_time"))
+        chosen = np.flatnonzero(flat(events, "impression").astype(bool) & inside)
         yield _Impressions(events, users, items, chosen, flat(events, f"label_{label}")[chosen])
 
 

@@ -144,8 +144,8 @@ def _impressions(log: str, manifest: LogManifest, split: str | None) -> pl.DataF
     items = pl.read_parquet(local_file(join_path(log, "items", ITEMS)), columns=["item_id"]).with_row_index("item")
     items = items.with_columns(pl.col("item").cast(pl.Int32))
     columns = ["time", "request_time", "item", "impression", f"label_{LABEL}"]
-    after = [pl.col("request_time") > end for end in (manifest.split.train_end, manifest.split.valid_end)]
-    part = pl.when(after[1]).then(pl.lit("test")).when(after[0]).then(pl.lit("valid")).otherwise(pl.lit("train"))
+    number = manifest.split.number(pl.col("request_time"))
+    part = number.replace_strict(list(range(len(SPLITS))), list(SPLITS), return_dtype=pl.String)
     wanted = pl.col("impression") & (pl.lit(True) if split is None else part == split)
     found, first = [], 0
     for name in dict.fromkeys(group.file for group in manifest.row_groups):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -114,6 +115,22 @@ class Split(Config):
         if ends != sorted(set(ends)):
             raise SchemaError(f"split ends must grow: train_end < valid_end < test_end, got {ends}")
         return self
+
+    def number(self, request_time: Any) -> Any:
+        """Which range a time lies in: 0 train, 1 validation, 2 test, 3 after test_end.
+
+        request_time: a number, a NumPy array, or an expression or column of Polars; the result has its shape.
+        """
+        number = (request_time > self.train_end) * 1 + (request_time > self.valid_end) * 1
+        return number if self.test_end is None else number + (request_time > self.test_end) * 1
+
+    def holds(self, number: int, request_time: Any) -> Any:
+        """Whether a time lies in the range of that number: `number(request_time) == number` in fewer steps."""
+        ends = (None, self.train_end, self.valid_end, self.test_end)
+        low, high = ends[number], ends[number + 1]
+        if low is None:
+            return request_time <= high
+        return request_time > low if high is None else (request_time > low) & (request_time <= high)
 
 
 class Counter(Config):
