@@ -1,4 +1,6 @@
-"""The one place where paths of data become files. Cloud stores register a handler on `PATHS`, and every reader has it.
+"""The one place where paths of data become files, and where a file is written whole or not at all.
+
+Cloud stores register a handler on `PATHS`, and every reader has it:
 
 from iopath.common.s3 import S3PathHandler
 from ctr_rec.files import PATHS
@@ -7,7 +9,10 @@ PATHS.register_handler(S3PathHandler())       # from then on s3:// paths work wh
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 from iopath.common.file_io import PathManager
 
@@ -46,3 +51,32 @@ def local_file(path: str | Path) -> Path:
 def read_text(path: str | Path) -> str:
     """The whole of a text file. Raises DataError as `local_file` does."""
     return local_file(path).read_text(encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole or the old one stays, also after a crash of the machine: written beside it, forced to
+    the disk, renamed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of plain data. Keys stay in order: the order of channels is part of a model.
+
+    Raises ValueError for numbers that JSON does not know (NaN, infinite): whoever writes says what stands for them.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces a folder's entries (new files, renames) to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

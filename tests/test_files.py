@@ -1,10 +1,12 @@
+import errno
+import json
 from pathlib import Path
 
 import pytest
 from iopath.common.file_io import PathHandler
 
 from ctr_rec.errors import DataError
-from ctr_rec.files import PATHS, is_file, join_path, local_file, read_text
+from ctr_rec.files import PATHS, is_file, join_path, local_file, read_text, write_json, write_text
 
 
 class _Store(PathHandler):
@@ -48,3 +50,18 @@ def test_a_registered_handler_serves_every_reader(tmp_path: Path) -> None:
     PATHS.register_handler(_Store(tmp_path), allow_override=True)
     assert is_file("shelf://log/a.txt")
     assert read_text(join_path("shelf://log", "a.txt")) == "far away"
+
+
+def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "a.json", {"y": 1, "x": "ü"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "y": 1,\n "x": "\\u00fc"\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"y": float("nan")})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ctr_rec.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "a.json", "longer than before" * 100)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"y": 1, "x": "ü"}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from ctr_rec.checkpoint.manifest import MANIFEST, sync_folder, write_atomically
+from ctr_rec.checkpoint.manifest import MANIFEST
 from ctr_rec.config import Config
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import sync_folder, write_json
 
 FOLDER = "checkpoints"
 BEST = "best.json"
@@ -47,7 +47,7 @@ def latest(run: Path) -> Path:
 def mark_best(run: Path, step: int, metric: str, value: float) -> None:
     """Records that the checkpoint of `step` is the best so far; call it on one rank, after saving."""
     record = Best(step=step, metric=metric, value=value)
-    write_atomically(run / FOLDER / BEST, json.dumps(record.model_dump(mode="json")) + "\n")
+    write_json(run / FOLDER / BEST, record.model_dump(mode="json"))
 
 
 def best_record(run: Path) -> Best | None:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import zlib
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from ctr_rec.config import Config, explain
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import write_json
 from ctr_rec.schema.table import SparseSpec
 
 MANIFEST = "manifest.json"
@@ -106,27 +106,7 @@ _REMEDY = "copy the checkpoint again, or resume from an earlier one"
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commits a checkpoint: the manifest appears whole or not at all, also after a crash of the machine."""
-    write_atomically(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes beside the target, forces it to the disk and renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries (new files, renames) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: Path) -> Manifest:

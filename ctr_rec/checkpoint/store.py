@@ -30,12 +30,12 @@ from ctr_rec.checkpoint.manifest import (
     check_file,
     describe_file,
     read_manifest,
-    sync_folder,
     versions,
     write_manifest,
 )
 from ctr_rec.checkpoint.safe_reader import SafeLoadPlanner, SafeReader
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import sync_folder
 from ctr_rec.sharding.group import Group
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from typing import Any
 from ctr_rec.checkpoint.history import committed
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
+from ctr_rec.files import write_json, write_text
 from ctr_rec.train.run import Run
 
 # Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
@@ -117,9 +118,7 @@ class RunFolder:
         if self.metrics.is_file():
             lines = self.metrics.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            partial = self.metrics.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(self.metrics)
+            write_text(self.metrics, "".join(line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
@@ -137,10 +136,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes the whole file or leaves the old one. Keys stay in order: the order of channels is part of a model."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
