@@ -38,7 +38,10 @@ Key = tuple[int, int]  # user and item: an item appears once per user in these l
 
 
 def _users(seed: int, count: int = 5, events: int = 14) -> Users:
-    """Overlapping requests, ties of time, every item once per user. Features hang on the item, so that none repeats."""
+    """Overlapping requests, ties of time, every item once per user. Features hang on the item, so that none repeats.
+
+    The last user begins at the instant at which the one before it ends: a tie that is none.
+    """
     random = np.random.default_rng(seed)
     users = []
     for user in range(count):
@@ -58,6 +61,9 @@ def _users(seed: int, count: int = 5, events: int = 14) -> Users:
             }
             for t, r, i in zip(times, requests, items, strict=True)
         ]
+        if user == count - 1:
+            shift = max(e["time"] for e in users[-1]["events"]) - min(e["time"] for e in stream)
+            stream = [{**e, "time": e["time"] + shift, "impression": True} for e in stream]
         users.append({"user_id": f"u{user}", "gender": user % 3, "age": float(user), "events": stream})
     users.append({"user_id": "nobody", "events": []})
     return users
