@@ -115,7 +115,7 @@ def prepare_log(
     """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label."""
     schema = recipe.schema
     check_names(schema)
-    log = read_raw(recipe, raw)
+    log = read_raw(recipe, raw, split)
     with building(out, overwrite) as temporary:
         work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, Statistics(schema))
         with storage_errors(out):
