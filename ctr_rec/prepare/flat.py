@@ -97,10 +97,10 @@ def late_shares(raw: Path, columns: FlatColumns, schema: LogSchema, split: Split
         features = [f for f in schema.of(side) if not flat.is_flag(f)]
         if not features:
             continue
-        ever = [_present(f).any().alias(f.name) for f in features]
-        late = [(_present(f).any() & ~(_present(f) & _in_time(split)).any()).alias(f"late:{f.name}") for f in features]
-        counts = table.group_by(f"{side.value}_id").agg(*ever, *late).drop(f"{side.value}_id").sum().collect()
-        found |= {f.name: counts[f"late:{f.name}"][0] / max(counts[f.name][0], 1) for f in features}
+        key, there = f"{side.value}_id", [_present(f).any().alias(f.name) for f in features]
+        ever, known = (rows.group_by(key).agg(there).drop(key).sum() for rows in (table, _known(table, key, split)))
+        all_of, in_time = pl.collect_all([ever, known])
+        found |= {f.name: 1 - in_time[f.name][0] / max(all_of[f.name][0], 1) for f in features if all_of[f.name][0]}
     return {name: share for name, share in found.items() if share > 0}
 
 
@@ -143,12 +143,12 @@ def _attributes(table: pl.LazyFrame, schema: LogSchema, side: Side, flat: _Flat,
     for f in features:
         value = pl.col(f"feature:{f.name}")
         if flat.is_flag(f):
-            seen = pl.when(((value == THERE) & _in_time(split)).any()).then(pl.lit(THERE)).otherwise(pl.lit("missing"))
+            seen = pl.when((value == THERE).any()).then(pl.lit(THERE)).otherwise(pl.lit("missing"))
             first.append(seen.alias(f.name))
             continue
-        known = _present(f) & _in_time(split)
-        first.append(value.filter(known).sort_by(pl.col("time").filter(known)).first().alias(f.name))
-    frame = table.group_by(key).agg(first).sort(key)
+        first.append(value.filter(_present(f)).first().alias(f.name))
+    rows = _known(table, key, split).sort("time", maintain_order=True)
+    frame = rows.group_by(key, maintain_order=True).agg(first).sort(key)
     return frame.with_columns(_fill(f) for f in features if not flat.is_flag(f))
 
 
@@ -158,10 +158,11 @@ def _present(f: Feature) -> pl.Expr:
     return value.list.len() > 0 if f.kind in (Kind.CATEGORIES, Kind.VECTOR) else value.is_not_null()
 
 
-def _in_time(split: Split) -> pl.Expr:
-    """Inside the group of one user or item: rows of the training range, or of its first instant after that."""
-    time = pl.col("time")
-    return time <= time.min().clip(split.train_end)
+def _known(table: pl.LazyFrame, key: str, split: Split) -> pl.LazyFrame:
+    """The rows whose values count for the attributes of `key`: of the training range, or of its first instant later."""
+    # By a join: the same as an aggregate inside a filter of each group crashes Polars 2.1 now and then.
+    limits = table.group_by(key).agg(pl.col("time").min().clip(split.train_end).alias("limit"))
+    return table.join(limits, on=key, how="inner").filter(pl.col("time") <= pl.col("limit")).drop("limit")
 
 
 def _fill(f: Feature) -> pl.Expr:

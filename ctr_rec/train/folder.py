@@ -76,11 +76,15 @@ class RunFolder:
         Raises:
             ConfigError: not writable; not empty without resume; holds something else than a run, or another run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run folder {self.path}: expected a folder, got a file; choose another --run-dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             filled = any(self.path.iterdir())
         except OSError as error:
-            raise ConfigError(f"run folder {self.path} cannot be made or read: {error.strerror}") from error
+            raise ConfigError(
+                f"run folder {self.path} cannot be made or read: {error.strerror}; choose another --run-dir"
+            ) from error
         if not os.access(self.path, os.W_OK):
             raise ConfigError(f"run folder {self.path} is not writable; choose another --run-dir")
         if filled and not resume:
