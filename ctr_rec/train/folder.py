@@ -1,10 +1,11 @@
 """A run's folder: where each thing of a run lies, and what makes it a run.
 
 config.json         the resolved run              metrics.jsonl   one JSON object per log line and validation
+inputs.json         features and tables it reads  seen/           impressions trained on, where asked for
 environment.json    versions, code, hardware      tensorboard/    the same numbers as event files
 plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
-predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
-report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
+predictions/        one Parquet file per split    clean-stop.json marks that the run ended or stopped in order
+report.html         what happened, to look at
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ctr_rec.checkpoint.history import committed
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import write_json, write_text
+from ctr_rec.schema.table import SparseSpec
 from ctr_rec.train.run import Run
 
 # Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
@@ -47,6 +49,10 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs.json"
 
     @property
     def metrics(self) -> Path:
@@ -102,6 +108,10 @@ class RunFolder:
         if not self.config.is_file():
             raise ConfigError(f"{self.path} is not a run folder: it has no config.json")
         return from_json(Run, self.config.read_text(), str(self.config))
+
+    def load_inputs(self) -> SparseSpec | None:
+        """What the model was trained to read; None in a folder that does not say. Raises ConfigError when damaged."""
+        return from_json(SparseSpec, self.inputs.read_text(), str(self.inputs)) if self.inputs.is_file() else None
 
     def _same_run(self, run: Run) -> None:
         before = _flat(self.load_run().model_dump(mode="json"))

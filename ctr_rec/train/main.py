@@ -72,5 +72,6 @@ def _describe(folder: RunFolder, built: Built) -> None:
     from rich.console import Console
 
     write_json(folder.path / "environment.json", environment(built.group))
+    write_json(folder.inputs, built.spec.model_dump(mode="json"))
     built.parallel.plan.save(folder.path / "plan.json")
     Console(stderr=True).print(built.parallel.plan.rich())
