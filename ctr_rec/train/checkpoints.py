@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best
+from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, committed, find, latest, mark_best
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
 from ctr_rec.checkpoint.store import load, save
+from ctr_rec.errors import CheckpointError
 from ctr_rec.train.build import Built
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.record import IntervalLog
@@ -37,22 +42,26 @@ class Checkpoints:
         group, run, step = self.built.group, self.built.run, int(position["step"])
         path = checkpoint_folder(self.folder.path, step)
         if not group.any(group.is_main and (path / MANIFEST).is_file()):
-            save(path, self._state(), self._manifest(position, metrics), self._own(log), group)
+            with _plain_words(path):
+                save(path, self._state(), self._manifest(position, metrics), self._own(log), group)
         if group.is_main:
             if best is not None:
                 mark_best(self.folder.path, step, run.validation.metric, best)
             clean(self.folder.path, run.checkpoint.keep)
         group.barrier()
 
-    def load_last(self, log: IntervalLog) -> dict[str, Any]:
-        """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
+    def load_last(self, log: IntervalLog) -> Manifest:
+        """Puts the last whole checkpoint into the live model, optimizers and log; returns what it says of itself.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
         """
         group = self.built.group
         path = latest(self.folder.path)
-        check_compatible(read_manifest(path), self.built.manifest.fingerprint, self.built.spec)
-        loaded = load(path, self._state(), group)
+        with self._way_back(path):
+            manifest = read_manifest(path)
+        check_compatible(manifest, self.built.manifest.fingerprint, self.built.spec)
+        with self._way_back(path), _quiet():
+            loaded = load(path, self._state(), group)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)
         own = loaded.rank_state(group)
@@ -60,7 +69,17 @@ class Checkpoints:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
-        return loaded.manifest.state
+        return loaded.manifest
+
+    @contextmanager
+    def _way_back(self, path: Path) -> Iterator[None]:
+        """Tells how to go on from the checkpoint before a damaged one: resuming takes the last one there is."""
+        try:
+            yield
+        except CheckpointError as error:
+            earlier = [folder.name for _, folder in committed(self.folder.path) if folder != path]
+            way = f"resume again, from {earlier[-1]}" if earlier else "start anew: there is no earlier one"
+            raise CheckpointError(f"{error}; or remove {path} and {way}") from error
 
     def _mark_if_best(self, position: dict[str, Any]) -> None:
         """Catches up on a mark that a kill came before: the newest checkpoint knows a better value than the record."""
@@ -104,5 +123,28 @@ def load_weights(folder: RunFolder, built: Built, which: str) -> Manifest:
     path = find(folder.path, which)
     manifest = read_manifest(path)
     check_compatible(manifest.model_copy(update={"data_fingerprint": ""}), "", built.spec)
-    load(path, training_state(built.parallel.model), built.group)
+    with _quiet():
+        load(path, training_state(built.parallel.model), built.group)
     return manifest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch warns of a tensor class that it wants replaced; nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ShardedTensor.*", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def _plain_words(path: Path) -> Iterator[None]:
+    """Torch's writer of archives does not say why it could not write: it counts bytes."""
+    try:
+        yield
+    except CheckpointError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise CheckpointError(
+            f"cannot write {path}: a file came out shorter than what was written to it, so the disk is most likely "
+            "full; free space or point --run-dir at another disk; earlier checkpoints are untouched"
+        ) from error
