@@ -180,12 +180,15 @@ def write(found: Guess, out: Path, console: Console | None = None) -> None:
     """Prints what was guessed and why, and writes schema.py, build.py, README.md and recipe.py into `out`.
 
     Raises:
-        DataError: `out` holds one of these files already; it is not touched.
+        DataError: `out` holds one of these files already, which is not touched, or it cannot be made.
     """
     there = [name for name in FILES if (out / name).exists()]
     if there:
         raise DataError(f"{out} holds {', '.join(there)} already; choose another folder with --out, or remove it first")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
     commands = _commands(found, out)
     for name in FILES[:3]:
         text = _environment().get_template(f"{name}.jinja").render(g=found, commands=commands)

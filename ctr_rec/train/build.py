@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.source import check_spec
 from ctr_rec.errors import ConfigError, SchemaError
-from ctr_rec.files import join_path, local_file
+from ctr_rec.evaluate.stream import first_times
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
@@ -61,7 +60,7 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     torch.manual_seed(run.train.seed)
     ranker = Ranker(spec, run.tower, tuple(run.data.channels))
     parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed)
-    return Built(run, manifest, spec, group, parallel, _item_is_new(run.data.log, manifest))
+    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end)
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:
@@ -71,9 +70,3 @@ def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:
             f"the model was trained on times with {ticks} ticks per second, the log {schema.name!r} has times in "
             f"{schema.time_unit!r}; prepare it in the model's unit"
         )
-
-
-def _item_is_new(log: str, manifest: LogManifest) -> np.ndarray:
-    path = local_file(join_path(log, "items", "items.parquet"))
-    first_time = pq.read_table(path, columns=["first_time"])["first_time"].to_numpy()
-    return first_time > manifest.split.train_end
