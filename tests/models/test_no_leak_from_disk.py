@@ -58,6 +58,8 @@ def _users(seed: int, count: int = 5, events: int = 14) -> Users:
                 "tab": int(random.integers(0, 5)),
                 "topics": random.integers(0, 7, random.integers(0, 3)).tolist(),
                 "dwell": float(random.normal()),
+                "item_like_count": float(random.integers(0, 50)),
+                "item_like_rate": float(random.random()),
             }
             for t, r, i in zip(times, requests, items, strict=True)
         ]
@@ -158,6 +160,8 @@ def _change_hidden(users: Users, key: Key, change: str, delay: int) -> tuple[Use
             is_own = number == user and event["item"] == item
             if hidden and (change == "flip" or not (is_own or clock)):
                 changed = True
+                # Another impression's counters tell of a time of its own.
+                event = event if is_own else {**event, "item_like_rate": 1 - event["item_like_rate"]}
                 events += CHANGES[change](event, max(start, event["time"]))
             else:
                 events.append(event)
