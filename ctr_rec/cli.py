@@ -31,6 +31,10 @@ class Verb(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The whole first sentence in the list of verbs; click would cut it off."""
+        return super().get_short_help_str(max(limit, 200))
+
 
 class Verbs(click.Group):
     """Lists verbs in the order of a project's life instead of the alphabet's."""
@@ -70,7 +74,7 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 
 @commands.command()
 @click.argument("recipe_dir", type=PATH)
-@click.option("--raw", type=PATH, required=True, help="Folder of the raw files, in the publisher's own layout.")
+@click.option("--raw", type=PATH, required=True, help="The raw log: a file, or a folder in the publisher's own layout.")
 @click.option("--out", type=PATH, required=True, help="Folder of the prepared log.")
 @click.option(
     "--split",
@@ -305,10 +309,10 @@ def _os_sentence(error: OSError) -> str:
 
 
 def _speaks() -> bool:
-    """One voice in a job of many ranks; under torchrun the agent shows the failure of the others."""
-    from ctr_rec.sharding.launch import launched_rank
+    """One voice in a job of many ranks: torchrun shows the failure of the others, where it started them."""
+    from ctr_rec.sharding.launch import launched_rank, under_torchrun
 
-    return launched_rank() == 0
+    return launched_rank() == 0 or not under_torchrun()
 
 
 def _say(sentence: str) -> None:

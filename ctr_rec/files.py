@@ -1,6 +1,6 @@
 """The one place where paths become files: of data through iopath, of checkpoints through fsspec.
 
-Logs: cloud stores register a handler on `PATHS`, and every reader has it.
+Here too a file is written whole or not at all. Logs: cloud stores register a handler on `PATHS`, which every reader has.
 
 from iopath.common.s3 import S3PathHandler
 from ctr_rec.files import PATHS
@@ -13,6 +13,7 @@ finds the plug-in of the scheme (s3fs, gcsfs, ...). `place` of anything without 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -210,6 +211,14 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def write_json(path: AnyPath, value: Any) -> None:
+    """`write_atomically` of plain data. Keys stay in order: the order of channels is part of a model.
+
+    Raises ValueError for numbers that JSON does not know (NaN, infinite): whoever writes says what stands for them.
+    """
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_durably(path: AnyPath, content: bytes) -> None:

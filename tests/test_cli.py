@@ -56,7 +56,8 @@ def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     verbs = ["init", "prepare", "train", "evaluate", "predict", "compare", "inspect", "convert", "doctor", "bench"]
     listed = out.partition("Commands:")[2]
-    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == verbs
+    assert [line.split()[0] for line in listed.splitlines() if line[2:3].strip()] == verbs
+    assert "..." not in listed, "every verb says its whole sentence"
 
 
 @pytest.mark.parametrize("verb", list(cli.commands.commands))
@@ -295,11 +296,14 @@ def test_a_missing_module_of_our_own_is_our_mistake(monkeypatch: pytest.MonkeyPa
         cli.main(["inspect", "x"])
 
 
-@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
-def test_one_rank_speaks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, speaks: bool
+@pytest.mark.parametrize(("rank", "agent", "speaks"), [("0", True, True), ("1", True, False), ("1", False, True)])
+def test_one_rank_speaks_where_an_agent_speaks_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, agent: bool, speaks: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if agent:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     failing(monkeypatch, DataError("row 7"))
     assert run("inspect", "x") == 2
     assert bool(capsys.readouterr().err) is speaks

@@ -1,3 +1,5 @@
+import errno
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from ctr_rec.files import (
     sync_folder,
     write_atomically,
     write_durably,
+    write_json,
 )
 
 
@@ -144,3 +147,18 @@ def test_a_store_that_cannot_start_is_told_in_one_line() -> None:
     fsspec.register_implementation("broken", Broken, clobber=True)
     with pytest.raises(ConfigError, match=r"store broken:// cannot be opened: OSError: no cluster; set up"):
         place("broken://run")
+
+
+def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "a.json", {"y": 1, "x": "ü"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "y": 1,\n "x": "\\u00fc"\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"y": float("nan")})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ctr_rec.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "a.json", "longer than before" * 100)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"y": 1, "x": "ü"}

@@ -83,11 +83,7 @@ def _at(every: Array, own: Int64) -> Array:
 
 def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.bool_]:
     """Whether a request time lies in the range of a split. bool [T]."""
-    ends = (split.train_start, split.train_end, split.valid_end, split.test_end)
-    which = SPLITS.index(name)
-    low, high = ends[which], ends[which + 1]
-    inside = np.ones(len(request_time), bool) if low is None else request_time > low
-    return inside if high is None else inside & (request_time <= high)
+    return split.holds(SPLITS.index(name), request_time)
 
 
 class Source:

@@ -217,7 +217,7 @@ def _manifest(
     groups = []
     for index, first in enumerate(range(0, len(offsets) - 1, per_group)):
         begin, end = int(offsets[first]), int(offsets[min(first + per_group, len(offsets) - 1)])
-        which = np.digitize(time[begin:end], [split.train_end, split.valid_end], right=True)
+        which = split.number(time[begin:end])
         train, valid, test = (int((which == s).sum()) for s in range(3))
         users = min(per_group, len(offsets) - 1 - first)
         counts = (train, valid, test)

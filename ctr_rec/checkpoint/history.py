@@ -8,7 +8,7 @@ from pathlib import Path
 from ctr_rec.checkpoint.manifest import MANIFEST
 from ctr_rec.config import Config
 from ctr_rec.errors import CheckpointError
-from ctr_rec.files import AnyPath, place, remove_tree, sync_folder, write_atomically
+from ctr_rec.files import AnyPath, place, remove_tree, sync_folder, write_json
 
 FOLDER = "checkpoints"
 BEST = "best.json"
@@ -66,7 +66,7 @@ def latest(run: Path) -> AnyPath:
 def mark_best(run: Path, step: int, metric: str, value: float) -> None:
     """Records that the checkpoint of `step` is the best so far; call it on one rank, after saving."""
     record = Best(step=step, metric=metric, value=value)
-    write_atomically(root(run) / BEST, json.dumps(record.model_dump(mode="json")) + "\n")
+    write_json(root(run) / BEST, record.model_dump(mode="json"))
 
 
 def best_record(run: Path) -> Best | None:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from ctr_rec.config import Config, explain
 from ctr_rec.errors import CheckpointError
-from ctr_rec.files import AnyPath, file_size, write_atomically
+from ctr_rec.files import AnyPath, file_size, write_json
 from ctr_rec.layers.layout import Axes
 from ctr_rec.schema.table import SparseSpec
 
@@ -108,7 +108,7 @@ _REMEDY = "copy the checkpoint again, or resume from an earlier one"
 
 def write_manifest(folder: AnyPath, manifest: Manifest) -> None:
     """Commits a checkpoint: the manifest appears whole or not at all, also after a crash of the machine."""
-    write_atomically(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: AnyPath) -> Manifest:

@@ -28,6 +28,7 @@ from ctr_rec.evaluate import results
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.report import write_report
 from ctr_rec.evaluate.stream import EventStream, first_times, item_categories, read_stream
+from ctr_rec.files import write_json
 from ctr_rec.metrics.ranking import auc
 from ctr_rec.prepare.counters import running
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
@@ -171,7 +172,7 @@ def score(scorer: str, log: Path, run_dir: Path, label: str | None = None) -> No
     scores = item_mean(stream) if scorer == "item_mean" else regression(scorer, stream, _categories(log, manifest))
     facts = {"scorer": scorer, "label": label, "code": code_version(), **scores.facts}
     run_dir.mkdir(parents=True, exist_ok=True)
-    results.write_json(run_dir / "scorer.json", {**facts, "log": str(log), "data_fingerprint": manifest.fingerprint})
+    write_json(run_dir / "scorer.json", {**facts, "log": str(log), "data_fingerprint": manifest.fingerprint})
     _save(run_dir, str(log), manifest, stream, scores.logit, facts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: 
 
     Raises:
         ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
-        trained on other data. DataError: the log cannot be read or has no impression in the split.
+        trained on other data. SchemaError: the log has not the features or tables that the model reads. DataError: the
+        log cannot be read or has no impression in the split.
     """
     with open_group() as group:
         scored = score(run_dir, split, checkpoint, log, group)
@@ -78,12 +78,9 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    built = build(run, group)
+    built = build(run, group, folder.load_inputs())
     reader = built.reader(split, 0)
-    with warnings.catch_warnings():
-        # The reader of checkpoints asks about a tensor class that torch wants replaced; nothing a user could act on.
-        warnings.filterwarnings("ignore", message=".*ShardedTensor.*", category=FutureWarning)
-        stored = load_weights(folder, built, checkpoint)
+    stored = load_weights(folder, built, checkpoint)
     doubts = _check_data(stored, built, split, log)
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:

@@ -17,6 +17,7 @@ from ctr_rec.errors import DataError
 from ctr_rec.evaluate import charts
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.results import TEST_SCORED, now, read_test_scorings
+from ctr_rec.files import write_atomically
 from ctr_rec.metrics.probability import reliability_bins
 from ctr_rec.schema.manifest import SPLITS
 
@@ -79,9 +80,7 @@ def write_report(run_dir: Path) -> Path:
     folder = read_folder(run_dir)
     page = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(context(folder))
     path = run_dir / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, page)
     return path
 
 

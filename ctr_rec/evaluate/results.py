@@ -22,6 +22,7 @@ from ctr_rec.errors import DataError
 from ctr_rec.evaluate.identity import new_users, raw_ids
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.slices import Slicing, by_known_user, standard_slices
+from ctr_rec.files import write_json
 from ctr_rec.metrics.mergeable import COUNT_KEYS, MetricDict, all_metrics, undefined_reasons
 from ctr_rec.schema.manifest import LogManifest
 
@@ -81,6 +82,7 @@ def save(run_dir: Path, results: Results, predictions: Predictions, log: str, ma
     """Writes predictions and metrics, each whole or not at all."""
     path = run_dir / "predictions" / f"{results.split}.parquet"
     predictions.save(path, raw_ids(log, manifest, predictions))
+    (run_dir / "metrics").mkdir(exist_ok=True)
     write_json(run_dir / "metrics" / f"{results.split}.json", results.to_dict())
 
 
@@ -108,14 +110,6 @@ def read_test_scorings(run_dir: Path) -> list[dict[str, str]]:
 def now() -> str:
     """The present second, UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes the whole file or leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 def _bucket(bucket: Any) -> dict[str, Any]:

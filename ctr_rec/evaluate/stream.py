@@ -113,7 +113,8 @@ def _same(frame: Frame, name: str, dtype: type[np.generic], offsets: Int64) -> A
 
 
 def _splits(request_time: Int64, impression: npt.NDArray[np.bool_], manifest: LogManifest) -> npt.NDArray[np.int64]:
-    return np.where(impression, manifest.split.index(request_time), -1).astype(np.int64)
+    number = manifest.split.number(request_time)
+    return np.where(impression & (number >= 0) & (number < len(SPLITS)), number, -1).astype(np.int64)
 
 
 def first_times(log: str) -> Int64:

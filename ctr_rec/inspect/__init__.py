@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctr_rec.config import from_json
 from ctr_rec.errors import CheckpointError, ConfigError, DataError
 from ctr_rec.files import AnyPath, place
+from ctr_rec.schema.log import Known
 from ctr_rec.schema.manifest import MANIFEST, SPLITS, LogManifest
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def _features(manifest: LogManifest) -> RenderableType:
     for f in manifest.data_schema.features:
         info = manifest.tables.get(f.table or "")
         rows, missing = (f"{info.rows:,}", f"{info.out_of_vocabulary_share:.2%}") if info else ("", "")
-        table.add_row(f.name, f.kind.value, f.side.value, f.table or "", rows, missing)
+        # What is known with the action only describes events of the history, never a candidate.
+        of = f.side.value if f.known is Known.REQUEST else "history"
+        table.add_row(f.name, f.kind.value, of, f.table or "", rows, missing)
     for c in manifest.data_schema.counters:
         table.add_row(c.name, "counter", c.by, "", "", "")
     return table
@@ -180,7 +183,8 @@ def _last_lines(metrics: Path) -> list[RenderableType]:
         except json.JSONDecodeError:
             continue
         newest[str(line.get("kind", line.get("split", "train")))] = line
-    return [f"last {kind}: " + ", ".join(f"{k} {_short(v)}" for k, v in line.items()) for kind, line in newest.items()]
+    said = {kind: {k: v for k, v in line.items() if k != "kind"} for kind, line in newest.items()}
+    return [f"last {kind}: " + ", ".join(f"{k} {_short(v)}" for k, v in line.items()) for kind, line in said.items()]
 
 
 def _short(value: Any) -> str:

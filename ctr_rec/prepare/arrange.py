@@ -7,6 +7,7 @@ import polars as pl
 
 from ctr_rec.prepare.raw import ROW
 from ctr_rec.schema.log import Split
+from ctr_rec.schema.manifest import SPLITS
 
 
 def arrange(events: pl.DataFrame, split: Split) -> pl.DataFrame:
@@ -27,7 +28,7 @@ def arrange(events: pl.DataFrame, split: Split) -> pl.DataFrame:
     requests = (
         events.group_by(key)
         .agg(pl.col("time").min().alias("request_time"), pl.col("item_id").min().alias("_first_item"))
-        .filter(pl.col("request_time") <= split.test_end if split.test_end is not None else pl.lit(True))
+        .filter(split.number(pl.col("request_time")) < len(SPLITS))
         .sort(["user_id", "request_time", "_first_item", "_name"], nulls_last=True)
         .with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("request"))
         .drop("_first_item")
@@ -43,11 +44,3 @@ def _mix(rows: np.ndarray) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
-
-
-def split_of(request_time: pl.Expr, split: Split) -> pl.Expr:
-    """-1 history only, 0 train, 1 valid, 2 test, as an Int8 expression; see `Split.index`."""
-    after_train = (request_time > split.train_end).cast(pl.Int8) + (request_time > split.valid_end).cast(pl.Int8)
-    if split.train_start is None:
-        return after_train
-    return after_train - (request_time <= split.train_start).cast(pl.Int8)

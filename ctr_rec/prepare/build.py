@@ -16,7 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from ctr_rec.errors import DataError
-from ctr_rec.prepare.arrange import arrange, split_of
+from ctr_rec.prepare.arrange import arrange
 from ctr_rec.prepare.check import check
 from ctr_rec.prepare.counting import ItemCounters, counter_columns
 from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
@@ -122,7 +122,7 @@ def prepare_log(
     schema = recipe.schema
     check_names(schema)
     old = None if grow is None else open_old(grow, schema)
-    log = read_raw(recipe, raw)
+    log = read_raw(recipe, raw, split)
     with building(out, overwrite) as temporary:
         statistics = Statistics(schema, old.priors() if old is not None else None)
         work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, statistics, old)
@@ -178,7 +178,7 @@ def _arrange_and_count(work: _Work) -> bool:
             events = pl.read_parquet(work.events(part))
             check_events(events, work.schema, work.log)
             events = arrange(events, work.split)
-            events = events.with_columns(split_of(pl.col("request_time"), work.split).alias("split"))
+            events = events.with_columns(work.split.number(pl.col("request_time")).cast(pl.Int8).alias("split"))
             work.statistics.add_events(events)
             if has_users:
                 _count_users(work, part, events)

@@ -185,9 +185,8 @@ def _check_values(rows: pa.Table, manifest: LogManifest, where: str) -> None:
         count, mean = flat(rows, f"{counter.name}_count"), flat(rows, f"{counter.name}_rate")
         _fail(where, f"{counter.name}_count", ~(np.isfinite(count) & (count >= 0)), "a count", rows)
         _fail(where, f"{counter.name}_rate", ~((mean >= 0) & (mean <= 1)), "a rate between 0 and 1", rows)
-    if manifest.split.test_end is not None:
-        late = flat(rows, "request_time") > manifest.split.test_end
-        _fail(where, "request_time", late, f"nothing after the split's test_end {manifest.split.test_end}", rows)
+    late = manifest.split.number(flat(rows, "request_time")) >= len(SPLITS)
+    _fail(where, "request_time", late, f"nothing after the split's test_end {manifest.split.test_end}", rows)
 
 
 def _check_feature(

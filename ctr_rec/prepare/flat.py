@@ -13,7 +13,7 @@ from pydantic import Field
 from ctr_rec.config import Config
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.raw import RawLog
-from ctr_rec.schema.log import Feature, Kind, LogSchema, Side
+from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Split
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "\\N", "?")
 MISSING_SUFFIX = "_missing"  # of the category that says whether a number was there
@@ -61,14 +61,56 @@ def scan_flat(path: Path, separator: str | None) -> pl.LazyFrame:
     return pl.scan_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy")
 
 
-def read_flat(raw: Path, columns: FlatColumns, schema: LogSchema) -> RawLog:
+def read_flat(raw: Path, columns: FlatColumns, schema: LogSchema, split: Split) -> RawLog:
     """Reads the log. raw: the file, or a folder that holds `columns.file`.
 
-    Rows without user, item or time are left out. A user's or item's attribute is its earliest value that is there.
+    Rows without user, item or time are left out. A user's or item's attribute is its earliest value up to the end of
+    the training range, or up to its first event where that comes later: a value that is filled in afterwards may tell
+    what happened in between.
 
     Raises:
         DataError: no such file, or a column of the map is not in it.
     """
+    table, flat, path = _table(raw, columns, schema)
+    own = [pl.col(f"feature:{f.name}").alias(f.name) for f in schema.of(Side.EVENT)]
+    return RawLog(
+        events=table.select(*_fixed(columns, schema), *own),
+        users=_attributes(table, schema, Side.USER, flat, split),
+        items=_attributes(table, schema, Side.ITEM, flat, split),
+        sources=(path,),
+    )
+
+
+def read_flat_events(raw: Path, columns: FlatColumns, schema: LogSchema) -> pl.LazyFrame:
+    """The events of `read_flat` without their features, which need no split."""
+    return _table(raw, columns, schema)[0].select(_fixed(columns, schema))
+
+
+def late_shares(raw: Path, columns: FlatColumns, schema: LogSchema, split: Split) -> dict[str, float]:
+    """Per attribute: of the users or items that ever have a value, the share that `read_flat` takes as missing.
+
+    Only attributes with such a share are named.
+    """
+    table, flat, _ = _table(raw, columns, schema)
+    found = {}
+    for side in (Side.USER, Side.ITEM):
+        features = [f for f in schema.of(side) if not flat.is_flag(f)]
+        if not features:
+            continue
+        key, there = f"{side.value}_id", [_present(f).any().alias(f.name) for f in features]
+        ever, known = (rows.group_by(key).agg(there).drop(key).sum() for rows in (table, _known(table, key, split)))
+        all_of, in_time = pl.collect_all([ever, known])
+        found |= {f.name: 1 - in_time[f.name][0] / max(all_of[f.name][0], 1) for f in features if all_of[f.name][0]}
+    return {name: share for name, share in found.items() if share > 0}
+
+
+def _fixed(columns: FlatColumns, schema: LogSchema) -> list[str]:
+    request = [] if columns.request is None else ["request"]
+    return ["user_id", "item_id", "time", *request, "impression", "action", *(f"label_{n}" for n in schema.labels)]
+
+
+def _table(raw: Path, columns: FlatColumns, schema: LogSchema) -> tuple[pl.LazyFrame, _Flat, Path]:
+    """One row per event: the columns of `_fixed`, and every feature of any side as `feature:<name>`."""
     path = raw / columns.file if raw.is_dir() else raw
     frame = scan_flat(path, columns.separator)
     try:
@@ -89,16 +131,10 @@ def read_flat(raw: Path, columns: FlatColumns, schema: LogSchema) -> RawLog:
         flat.action(schema, label).alias("action"),
         *(e.alias(f"feature:{name}") for name, e in values.items()),
     ).filter(pl.all_horizontal(pl.col("user_id", "item_id", "time").is_not_null()))
-    own = [pl.col(f"feature:{f.name}").alias(f.name) for f in schema.of(Side.EVENT)]
-    return RawLog(
-        events=table.select(*named, "impression", "action", *names, *own),
-        users=_attributes(table, schema, Side.USER, flat),
-        items=_attributes(table, schema, Side.ITEM, flat),
-        sources=(path,),
-    )
+    return table, flat, path
 
 
-def _attributes(table: pl.LazyFrame, schema: LogSchema, side: Side, flat: _Flat) -> pl.LazyFrame | None:
+def _attributes(table: pl.LazyFrame, schema: LogSchema, side: Side, flat: _Flat, split: Split) -> pl.LazyFrame | None:
     features = schema.of(side)
     if not features:
         return None
@@ -110,11 +146,23 @@ def _attributes(table: pl.LazyFrame, schema: LogSchema, side: Side, flat: _Flat)
             seen = pl.when((value == THERE).any()).then(pl.lit(THERE)).otherwise(pl.lit("missing"))
             first.append(seen.alias(f.name))
             continue
-        # A list is missing when it is empty; the first that is not speaks for the item.
-        present = value.list.len() > 0 if f.kind in (Kind.CATEGORIES, Kind.VECTOR) else value.is_not_null()
-        first.append(value.filter(present).sort_by(pl.col("time").filter(present)).first().alias(f.name))
-    frame = table.group_by(key).agg(first).sort(key)
+        first.append(value.filter(_present(f)).first().alias(f.name))
+    rows = _known(table, key, split).sort("time", maintain_order=True)
+    frame = rows.group_by(key, maintain_order=True).agg(first).sort(key)
     return frame.with_columns(_fill(f) for f in features if not flat.is_flag(f))
+
+
+def _present(f: Feature) -> pl.Expr:
+    """Whether an attribute is there. A list is missing when it is empty."""
+    value = pl.col(f"feature:{f.name}")
+    return value.list.len() > 0 if f.kind in (Kind.CATEGORIES, Kind.VECTOR) else value.is_not_null()
+
+
+def _known(table: pl.LazyFrame, key: str, split: Split) -> pl.LazyFrame:
+    """The rows whose values count for the attributes of `key`: of the training range, or of its first instant later."""
+    # By a join: the same as an aggregate inside a filter of each group crashes Polars 2.1 now and then.
+    limits = table.group_by(key).agg(pl.col("time").min().clip(split.train_end).alias("limit"))
+    return table.join(limits, on=key, how="inner").filter(pl.col("time") <= pl.col("limit")).drop("limit")
 
 
 def _fill(f: Feature) -> pl.Expr:

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from ctr_rec.config import Config
 from ctr_rec.errors import DataError
-from ctr_rec.prepare.flat import FlatColumns, cell_text, cell_time, read_flat
+from ctr_rec.prepare.flat import FlatColumns, cell_text, cell_time, late_shares, read_flat_events
 from ctr_rec.prepare.kinds import Column, feature_columns
 from ctr_rec.prepare.profile import Table, profile
 from ctr_rec.prepare.roles import Roles, find_roles, time_unit
@@ -61,7 +61,19 @@ def guess(path: Path, overrides: dict[str, str]) -> Guess:
     unit, flat = _map(table, roles, columns)
     schema = _schema(table, name, roles, columns, unit)
     split, notes = _split(path, flat, schema, table.rows)
+    notes += _late(columns, late_shares(path, flat, schema, split))
     return Guess(path, name, table.rows, roles, tuple(columns), schema, flat, split, notes)
+
+
+def _late(columns: list[Column], shares: dict[str, float]) -> tuple[str, ...]:
+    """A sentence per attribute that is first known after the training range for some."""
+    return tuple(
+        f"column {c.column!r}: {shares[f.name]:.1%} of the {f.side.value}s that have a value get it only after the "
+        "training range, where it may tell what they did; it counts as missing for them"
+        for c in columns
+        for f in c.features
+        if f.name in shares
+    )
 
 
 def _map(table: Table, roles: Roles, columns: list[Column]) -> tuple[str, FlatColumns]:
@@ -143,7 +155,7 @@ def _split(path: Path, flat: FlatColumns, schema: LogSchema, rows: int) -> tuple
 
     Also says how many of the file's `rows` are no event or have no label.
     """
-    events = read_flat(path, flat, schema).events.select("time", "impression", f"label_{schema.labels[0]}")
+    events = read_flat_events(path, flat, schema).select("time", "impression", f"label_{schema.labels[0]}")
     read = events.collect(engine="streaming")
     times = np.sort(read.filter("impression")["time"].to_numpy())
     distinct = np.unique(times)
@@ -168,12 +180,15 @@ def write(found: Guess, out: Path, console: Console | None = None) -> None:
     """Prints what was guessed and why, and writes schema.py, build.py, README.md and recipe.py into `out`.
 
     Raises:
-        DataError: `out` holds one of these files already; it is not touched.
+        DataError: `out` holds one of these files already, which is not touched, or it cannot be made.
     """
     there = [name for name in FILES if (out / name).exists()]
     if there:
         raise DataError(f"{out} holds {', '.join(there)} already; choose another folder with --out, or remove it first")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
     commands = _commands(found, out)
     for name in FILES[:3]:
         text = _environment().get_template(f"{name}.jinja").render(g=found, commands=commands)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from ctr_rec.metrics.ranking import auc
-from ctr_rec.prepare.flat import MISSING_SUFFIX, cell_number, cell_text
+from ctr_rec.prepare.flat import MISSING_SUFFIX, cell_number, cell_text, cell_time
 from ctr_rec.prepare.profile import Profile, Table
 from ctr_rec.prepare.raw import RESERVED
 from ctr_rec.prepare.roles import Roles
@@ -19,6 +19,7 @@ from ctr_rec.schema.log import Feature, Kind, Known, Side
 FEW = 50  # whole numbers with at most this many values are categories
 LONG_TEXT_WORDS = 3.5
 SKEWED = 5.0  # a number whose largest value is this many medians gets log1p
+FILLED_SHARE = 0.95  # of users or items with gaps, all of them before the first value: no attribute but an outcome
 MIN_GROUPS = 10  # items or users with two rows or more, before an attribute is believed to be theirs
 AFTER_WORDS = {
     "dwell",
@@ -71,7 +72,11 @@ def _column(table: Table, p: Profile, roles: Roles, used: set[str]) -> Column:
         return Column(p.name, "left out", why)
     kind, kind_why = _kind(p)
     name = _name(p.name, used)
-    known, known_why = _known(table, p, roles, kind) if side is Side.EVENT else (Known.REQUEST, "")
+    filled = _filled(table, p, roles, side) if side is not Side.EVENT and p.missing > 0 else ""
+    if filled:
+        side, side_why, known, known_why = Side.EVENT, filled, Known.ACTION, "history only, never the candidate's"
+    else:
+        known, known_why = _known(table, p, roles, kind) if side is Side.EVENT else (Known.REQUEST, "")
     missing = f"; {p.missing:.1%} missing" if p.missing > 0 else ""
     if kind is Kind.CATEGORY and p.missing > 0:
         kind, missing = Kind.CATEGORIES, f"{missing}, so a list of at most one"
@@ -130,6 +135,38 @@ def _side(table: Table, p: Profile, roles: Roles) -> tuple[Side, str]:
         return Side.EVENT, "changes within users and items"
     side = max(constant, key=lambda s: constant[s])
     return side, f"never changes within one {side.value} ({constant[side]:,} with several rows)"
+
+
+def _filled(table: Table, p: Profile, roles: Roles, side: Side) -> str:
+    """Why an attribute with gaps is not believed: it is there from some event on, or where the label is positive.
+
+    What fills it is then most likely the action, so its value, or that it is there, would tell the future.
+    """
+    there = pl.col(p.name).is_not_null() if p.is_list else cell_text(p.name, p.dtype).is_not_null()
+    key = roles.item if side is Side.ITEM else roles.user
+    rows = table.sample.select(
+        key=pl.col(key), time=_sample_time(table, roles), there=there, label=_sample_label(table, roles)
+    )
+    groups = (
+        rows.drop_nulls(["key", "time"])
+        .group_by("key")
+        .agg(
+            pl.col("time").filter("there").min().alias("first"),
+            pl.col("time").filter(~pl.col("there")).max().alias("gap"),
+        )
+    )
+    groups = groups.drop_nulls()
+    if groups.height >= MIN_GROUPS and float((groups["gap"] <= groups["first"]).mean() or 0) > FILLED_SHARE:  # pyright: ignore[reportArgumentType]
+        return f"is filled from some event on in {groups.height:,} {side.value}s with gaps"
+    labelled = rows.drop_nulls("label")
+    found = float(auc(labelled["label"].to_numpy(), labelled["there"].to_numpy().astype(np.float64)))
+    return f"that it is filled reaches AUC {found:.2f} for the label" if found > SUSPICIOUS_AUC else ""
+
+
+def _sample_time(table: Table, roles: Roles) -> pl.Expr:
+    """Integers in the order of the times."""
+    p = table.columns[roles.time]
+    return cell_time(p.name, p.dtype, None if p.time_format == "temporal" else p.time_format, 1)
 
 
 def _kind(p: Profile) -> tuple[Kind, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from ctr_rec.schema.log import LogSchema, Split
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """schema: of the log. splits: by name, "default" among them. read: raw folder or file -> RawLog."""
+    """schema: of the log. splits: by name, "default" among them. read: raw folder or file -> RawLog.
+
+    A `read` with a second parameter also receives the split, for what must not look past the training range.
+    """
 
     folder: Path
     schema: LogSchema
     splits: Mapping[str, Split]
-    read: Callable[[Path], RawLog]
+    read: Callable[..., RawLog]
 
     def split(self, name: str = "default") -> Split:
         """A split by its name, or by its ends, "[train_start..]train_end,valid_end[,test_end]" in the log's own unit.
@@ -42,8 +46,8 @@ class DataRecipe:
         return self.splits[name]
 
 
-def read_raw(recipe: DataRecipe, raw: Path) -> RawLog:
-    """Calls the recipe's `read`.
+def read_raw(recipe: DataRecipe, raw: Path, split: Split) -> RawLog:
+    """Calls the recipe's `read`, with the split where it asks for it.
 
     Raises:
         DataError: `raw` does not exist. ConfigError: `read` raises, or returns something else.
@@ -52,7 +56,7 @@ def read_raw(recipe: DataRecipe, raw: Path) -> RawLog:
         raise DataError(f"raw log {raw} does not exist; give what {recipe.folder / 'README.md'} describes")
     where = recipe.folder / "build.py"
     try:
-        log = recipe.read(raw)
+        log = recipe.read(raw, split) if len(inspect.signature(recipe.read).parameters) > 1 else recipe.read(raw)
     except CtrRecError:
         raise
     except Exception as error:
@@ -105,9 +109,11 @@ def load_data_recipe(folder: Path) -> DataRecipe:
             f"{folder / 'schema.py'}: expected SPLIT = Split(train_end=..., valid_end=...), or SPLITS, a dict of "
             'splits with the key "default"'
         )
-    read: Callable[[Path], RawLog] | None = getattr(build_module, "read", None)
+    read: Callable[..., RawLog] | None = getattr(build_module, "read", None)
     if read is None:
-        raise ConfigError(f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog")
+        raise ConfigError(
+            f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog, or read(raw: Path, split: Split)"
+        )
     return DataRecipe(folder=folder, schema=schema, splits=splits, read=read)
 
 

@@ -139,8 +139,8 @@ def _impressions(
     for group, events, users in row_groups(log, manifest):
         if group.impressions[split] == 0:
             continue
-        request_time = flat(events, "request_time")
-        chosen = np.flatnonzero(flat(events, "impression").astype(bool) & (manifest.split.index(request_time) == split))
+        inside = manifest.split.holds(split, flat(events, "request_time"))
+        chosen = np.flatnonzero(flat(events, "impression").astype(bool) & inside)
         yield _Impressions(events, users, items, chosen, flat(events, f"label_{label}")[chosen])
 
 

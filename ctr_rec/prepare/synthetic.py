@@ -22,7 +22,6 @@ from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.files import is_file, join_path, local_file
 from ctr_rec.metrics.mergeable import MetricDict, all_metrics
-from ctr_rec.prepare.arrange import split_of
 from ctr_rec.prepare.build import prepare_log
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog
@@ -145,8 +144,8 @@ def _impressions(log: str, manifest: LogManifest, split: str | None) -> pl.DataF
     items = pl.read_parquet(local_file(join_path(log, "items", ITEMS)), columns=["item_id"]).with_row_index("item")
     items = items.with_columns(pl.col("item").cast(pl.Int32))
     columns = ["time", "request_time", "item", "impression", f"label_{LABEL}"]
-    index = split_of(pl.col("request_time"), manifest.split)
-    part = index.replace_strict({-1: "history", **dict(enumerate(SPLITS))}, return_dtype=pl.String)
+    number = manifest.split.number(pl.col("request_time"))
+    part = number.replace_strict({-1: "history", **dict(enumerate(SPLITS))}, return_dtype=pl.String)
     wanted = pl.col("impression") & (pl.lit(True) if split is None else part == split)
     found, first = [], 0
     for name in dict.fromkeys(group.file for group in manifest.row_groups):

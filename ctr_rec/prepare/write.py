@@ -85,7 +85,7 @@ class PartWriter:
 class Counted:
     """Counts of one row group: events, impressions per split, positives per label and split."""
 
-    def __init__(self, events: int, split: npt.NDArray[np.int8], labels: dict[str, npt.NDArray[np.int8]]) -> None:
+    def __init__(self, events: int, split: npt.NDArray[np.int64], labels: dict[str, npt.NDArray[np.int8]]) -> None:
         self.events = events
         self.impressions = _per_split(split)
         self.positives = {name: _per_split(split[values == 1]) for name, values in labels.items()}
@@ -99,12 +99,11 @@ def flat(rows: pa.Table, column: str) -> np.ndarray:
 def count_rows(rows: pa.Table, schema: LogSchema, split: Split) -> Counted:
     """Counts the stored rows of a row group; used when they are written and again when they are checked."""
     impression = flat(rows, "impression").astype(bool)
-    request_time = flat(rows, "request_time")[impression]
-    number = split.index(request_time)
+    number = split.number(flat(rows, "request_time")[impression])
     labels = {name: flat(rows, f"label_{name}")[impression] for name in schema.labels}
     return Counted(len(impression), number, labels)
 
 
-def _per_split(split: npt.NDArray[np.int8]) -> tuple[int, int, int]:
+def _per_split(split: npt.NDArray[np.int64]) -> tuple[int, int, int]:
     counts = np.bincount(split[split >= 0], minlength=3)
     return (int(counts[0]), int(counts[1]), int(counts[2]))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ctr_rec.config import Config
@@ -130,14 +129,23 @@ class Split(Config):
         fields = handler(self)
         return {name: end for name, end in fields.items() if name != "train_start" or end is not None}
 
-    def index(self, request_time: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-        """Which split each request time lies in: 0 train, 1 validation, 2 test; -1 none (history, or not read)."""
-        which = np.digitize(request_time, [self.train_end, self.valid_end], right=True).astype(np.int8)
+    def number(self, request_time: Any) -> Any:
+        """Which range a time lies in: 0 train, 1 validation, 2 test, 3 after test_end, -1 up to train_start.
+
+        request_time: a number, a NumPy array, or an expression or column of Polars; the result has its shape.
+        """
+        number = (request_time > self.train_end) * 1 + (request_time > self.valid_end) * 1
         if self.train_start is not None:
-            which[request_time <= self.train_start] = -1
-        if self.test_end is not None:
-            which[request_time > self.test_end] = -1
-        return which
+            number = number - (request_time <= self.train_start) * 1
+        return number if self.test_end is None else number + (request_time > self.test_end) * 1
+
+    def holds(self, number: int, request_time: Any) -> Any:
+        """Whether a time lies in the range of that number: `number(request_time) == number` in fewer steps."""
+        ends = (self.train_start, self.train_end, self.valid_end, self.test_end)
+        low, high = ends[number], ends[number + 1]
+        if low is None:
+            return request_time <= high
+        return request_time > low if high is None else (request_time > low) & (request_time <= high)
 
 
 class Counter(Config):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.row_numbers import VocabularyNumbers
-from ctr_rec.errors import ConfigError
-from ctr_rec.files import join_path, local_file
+from ctr_rec.batch.source import check_spec
+from ctr_rec.errors import ConfigError, SchemaError
+from ctr_rec.evaluate.stream import first_times
 from ctr_rec.layers.layout import Axes
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
@@ -51,12 +51,14 @@ class Built:
         return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
 
 
-def build(run: Run, group: Group) -> Built:
+def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     """Opens the log and places the model. The start is a function of the seed alone, whatever the ranks and the plan.
+
+    spec: what the model was trained to read; None takes what the log has.
 
     Raises:
         ConfigError: a label or a setting that the log does not know, or a placement that the device cannot do.
-        DataError: the log cannot be read.
+        SchemaError: the log has not what `spec` names. DataError: the log cannot be read.
     """
     manifest = load_manifest(run.data.log)
     labels = manifest.data_schema.labels
@@ -65,15 +67,22 @@ def build(run: Run, group: Group) -> Built:
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
-    spec = sparse_spec(manifest, run.embedding)
+    if spec is None:
+        spec = sparse_spec(manifest, run.embedding)
+    else:
+        check_spec(manifest, spec)
+        _check_unit(manifest, spec)
     torch.manual_seed(run.train.seed)
     ranker = Ranker(spec, run.tower, tuple(run.data.channels))
     numbers = VocabularyNumbers(run.data.log, manifest)
     parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
-    return Built(run, manifest, spec, group, parallel, _item_is_new(run.data.log, manifest), numbers)
+    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
 
 
-def _item_is_new(log: str, manifest: LogManifest) -> np.ndarray:
-    path = local_file(join_path(log, "items", "items.parquet"))
-    first_time = pq.read_table(path, columns=["first_time"])["first_time"].to_numpy()
-    return first_time > manifest.split.train_end
+def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:
+    ticks, schema = spec.ticks_per_second, manifest.data_schema
+    if schema.ticks_per_second != ticks:
+        raise SchemaError(
+            f"the model was trained on times with {ticks} ticks per second, the log {schema.name!r} has times in "
+            f"{schema.time_unit!r}; prepare it in the model's unit"
+        )

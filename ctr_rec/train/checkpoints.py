@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,16 @@ import torch
 from ctr_rec.checkpoint.agreement import on_main
 from ctr_rec.checkpoint.background import Background, snapshot, snapshot_bytes
 from ctr_rec.checkpoint.grow import GrowPlanner, Growth, check_growth
-from ctr_rec.checkpoint.history import best_record, checkpoint_folder, clean, find, latest, mark_best, root
+from ctr_rec.checkpoint.history import (
+    best_record,
+    checkpoint_folder,
+    clean,
+    committed,
+    find,
+    latest,
+    mark_best,
+    root,
+)
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, read_manifest, table_sizes
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
@@ -95,7 +107,8 @@ class Checkpoints:
 
         def write(state: dict[str, Any], group: Group) -> None:
             if not exists:
-                save(path, state, manifest, own, group)
+                with _plain_words(path):
+                    save(path, state, manifest, own, group)
             on_main(group, f"cannot clean {path.parent}", lambda: self._mark_and_clean(step, best))
 
         if self._beside is None or exists or not self._fits(state, said):
@@ -140,8 +153,8 @@ class Checkpoints:
             )
         return not lacks
 
-    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[dict[str, Any], bool]:
-        """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
+    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[Manifest, bool]:
+        """Puts the last whole checkpoint into the live model, optimizers and log; returns what it says of itself.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
 
@@ -150,7 +163,8 @@ class Checkpoints:
         """
         group = self.built.group
         path = latest(self.folder.path)
-        stored = read_manifest(path)
+        with self._way_back(path):
+            stored = read_manifest(path)
         loaded, growth = self._load_grown(path, stored) if grow else (self._load_same(path, stored), None)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)
@@ -163,19 +177,31 @@ class Checkpoints:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
-        return loaded.manifest.state, growth is not None and growth.new_log
+        return loaded.manifest, growth is not None and growth.new_log
 
     def _load_same(self, path: AnyPath, stored: Manifest) -> Loaded:
         check_compatible(stored, self.built.manifest.fingerprint, self.built.spec)
-        return load(path, self._state(), self.built.group)
+        with self._way_back(path), _quiet():
+            return load(path, self._state(), self.built.group)
 
     def _load_grown(self, path: AnyPath, stored: Manifest) -> tuple[Loaded, Growth]:
         axes = self.built.axes
         growth = check_growth(stored, self.built.manifest, self.built.spec, axes)
         planner = GrowPlanner(stored, axes)
-        loaded = load(path, self._state(), self.built.group, planner=planner)
+        with self._way_back(path), _quiet():
+            loaded = load(path, self._state(), self.built.group, planner=planner)
         planner.settle()
         return loaded, growth
+
+    @contextmanager
+    def _way_back(self, path: AnyPath) -> Iterator[None]:
+        """Tells how to go on from the checkpoint before a damaged one: resuming takes the last one there is."""
+        try:
+            yield
+        except CheckpointError as error:
+            earlier = [folder.name for _, folder in committed(self.folder.path) if folder != path]
+            way = f"resume again, from {earlier[-1]}" if earlier else "start anew: there is no earlier one"
+            raise CheckpointError(f"{error}; or remove {path} and {way}") from error
 
     def _mark_if_best(self, position: dict[str, Any]) -> None:
         """Catches up on a mark that a kill came before: the newest checkpoint knows a better value than the record."""
@@ -227,5 +253,28 @@ def load_weights(folder: RunFolder, built: Built, which: str) -> Manifest:
     path = find(folder.path, which)
     manifest = read_manifest(path)
     check_compatible(manifest.model_copy(update={"data_fingerprint": ""}), "", built.spec)
-    load(path, training_state(built.parallel.model), built.group)
+    with _quiet():
+        load(path, training_state(built.parallel.model), built.group)
     return manifest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch warns of a tensor class that it wants replaced; nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ShardedTensor.*", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def _plain_words(path: AnyPath) -> Iterator[None]:
+    """Torch's writer of archives does not say why it could not write: it counts bytes."""
+    try:
+        yield
+    except CheckpointError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise CheckpointError(
+            f"cannot write {path}: a file came out shorter than what was written to it, so the disk is most likely "
+            "full; free space or point --run-dir at another disk; earlier checkpoints are untouched"
+        ) from error

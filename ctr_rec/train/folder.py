@@ -1,11 +1,12 @@
 """A run's folder: where each thing of a run lies, and what makes it a run.
 
 config.json         the resolved run              metrics.jsonl   one JSON object per log line and validation
+inputs.json         features and tables it reads  seen/           impressions trained on, where asked for
 environment.json    versions, code, hardware      tensorboard/    the same numbers as event files
 plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
-predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
-report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
-growth.jsonl        what --grow added, by step    config-before-step-N.json   the run before it grew at step N
+predictions/        one Parquet file per split    clean-stop.json marks that the run ended or stopped in order
+report.html         what happened, to look at     config-before-step-N.json   the run before it grew at step N
+growth.jsonl        what --grow added, by step
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ctr_rec.checkpoint.history import committed, whole_in
 from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError
-from ctr_rec.files import place
+from ctr_rec.files import place, write_atomically, write_json
+from ctr_rec.schema.table import SparseSpec
 from ctr_rec.train.run import Run
 
 # Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
@@ -56,6 +58,10 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def inputs(self) -> Path:
+        return self.path / "inputs.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -84,11 +90,15 @@ class RunFolder:
         Raises:
             ConfigError: not writable; not empty without resume; holds something else than a run, or another run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run folder {self.path}: expected a folder, got a file; choose another --run-dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             filled = any(self.path.iterdir())
         except OSError as error:
-            raise ConfigError(f"run folder {self.path} cannot be made or read: {error.strerror}") from error
+            raise ConfigError(
+                f"run folder {self.path} cannot be made or read: {error.strerror}; choose another --run-dir"
+            ) from error
         if not os.access(self.path, os.W_OK):
             raise ConfigError(f"run folder {self.path} is not writable; choose another --run-dir")
         if filled and not resume:
@@ -132,6 +142,10 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not a run folder: it has no config.json")
         return from_json(Run, self.config.read_text(), str(self.config))
 
+    def load_inputs(self) -> SparseSpec | None:
+        """What the model was trained to read; None in a folder that does not say. Raises ConfigError when damaged."""
+        return from_json(SparseSpec, self.inputs.read_text(), str(self.inputs)) if self.inputs.is_file() else None
+
     def _same_run(self, run: Run, grown: Mapping[str, Any] | None) -> None:
         """grown: the tables of the checkpoint, when the run may have more than it; None when it must be the same."""
         before = _flat(self.load_run().model_dump(mode="json"))
@@ -156,9 +170,7 @@ class RunFolder:
         if self.metrics.is_file():
             lines = self.metrics.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            partial = self.metrics.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(self.metrics)
+            write_atomically(self.metrics, "".join(line + "\n" for line in kept))
 
 
 def _may_grow(key: str, tables: Mapping[str, Any]) -> bool:
@@ -180,10 +192,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes the whole file or leaves the old one. Keys stay in order: the order of channels is part of a model."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)

@@ -10,10 +10,11 @@ import torch
 
 from ctr_rec.config import load_recipe, override
 from ctr_rec.errors import ConfigError, CtrRecError
+from ctr_rec.files import write_json
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
 from ctr_rec.train.environment import environment
-from ctr_rec.train.folder import RunFolder, write_json
+from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
 
@@ -75,5 +76,6 @@ def _describe(folder: RunFolder, built: Built) -> None:
     from rich.console import Console
 
     write_json(folder.path / "environment.json", environment(built.group))
+    write_json(folder.inputs, built.spec.model_dump(mode="json"))
     built.parallel.plan.save(folder.path / "plan.json")
     Console(stderr=True).print(built.parallel.plan.rich())

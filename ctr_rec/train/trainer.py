@@ -17,7 +17,7 @@ from ctr_rec.train.build import Built
 from ctr_rec.train.checkpoints import SECONDS_TO_STOP, TOO_LATE, Checkpoints
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.record import IntervalLog, Record
-from ctr_rec.train.run import Run
+from ctr_rec.train.run import Run, TrainConfig
 from ctr_rec.train.seen import SeenImpressions, forget_seen_after
 from ctr_rec.train.stage import Stage
 from ctr_rec.train.start import begin_again, restarted
@@ -76,9 +76,8 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, built, self.stepper.dense_optimizer)
         self._waited = 0.0
         self._metrics: dict[str, float | None] = {}
-        self.total_steps = sum(s.epochs for s in self.stages) * self.reader.num_batches()
-        if run.train.max_steps is not None:
-            self.total_steps = min(self.total_steps, run.train.max_steps)
+        self.total_steps = self._total_steps(run)
+        self._warning: str | None = None
 
     def start(self, goes_on: bool, grow: bool = False) -> None:
         """From the last checkpoint where there is one, else from the beginning; forgets what was logged after it.
@@ -89,10 +88,12 @@ class Trainer:
         """
         self.checkpoints.check_place()
         if goes_on:
-            position, new_log = self.checkpoints.load_last(self.log, grow)
-            self.position = Position(**position)
+            stored, new_log = self.checkpoints.load_last(self.log, grow)
+            self.position = Position(**stored.state)
             if new_log:
                 self.position = self.position.on_new_log()
+            else:
+                self._warning = self._changed_total(TrainConfig.model_validate(stored.config["train"]))
             self.total_steps += self.position.first_step
         if self.group.is_main:
             self.folder.forget_after(self.position.step)
@@ -103,6 +104,8 @@ class Trainer:
         """Trains. Every rank returns the same outcome; the last checkpoint is written before it returns."""
         step = self.position.step
         with StopRequest() as stop, Record(self.folder.path, self.group.is_main, self.total_steps, step) as record:
+            if self._warning is not None:
+                record.say(self._warning)
             seen = self._seen()
             end = "finished"
             try:
@@ -127,6 +130,23 @@ class Trainer:
                     seen.close()
             self._say_end(record, end)
         return Outcome(end, self.position)
+
+    def _total_steps(self, run: Run) -> int:
+        steps = sum(s.epochs for s in stages(run)) * self.reader.num_batches()
+        return steps if run.train.max_steps is None else min(steps, run.train.max_steps)
+
+    def _changed_total(self, before: TrainConfig) -> str | None:
+        """What to say where the run now has another length than its checkpoint and learning rates depend on it."""
+        total = self._total_steps(self.run.model_copy(update={"train": before}))
+        decay, step = self.run.schedule.decay, self.position.step
+        if decay == "constant" or total == self.total_steps:
+            return None
+        factors = [self.run.schedule.factor(step, steps) for steps in (total, self.total_steps)]
+        return (
+            f"warning: the {decay} decay spans the whole run, which had {total} steps and now has {self.total_steps}: "
+            f"at step {step} the learning rates jump from {factors[0]:.3g} to {factors[1]:.3g} times their start, and "
+            "the run is not the one that would have had this length from the start"
+        )
 
     def _steps(self, record: Record, seen: SeenImpressions | None) -> Iterator[str]:
         """Yields after each step: "on", or "early" when validation says that it is enough."""

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from ctr_rec.errors import DataError
-from ctr_rec.prepare.arrange import split_of
 from ctr_rec.prepare.recipe import load_data_recipe
 from ctr_rec.schema.log import Split
 from data.movielens_1m.build import read
@@ -70,5 +69,5 @@ def test_splits_of_the_real_log(name: str, counts: list[int]) -> None:
     times = recipe.read(real("ml-1m")).events.select("time")
     if split.test_end is not None:
         times = times.filter(pl.col("time") <= split.test_end)
-    found = times.select(split_of(pl.col("time"), split).alias("split")).collect()["split"]
+    found = times.select(split.number(pl.col("time")).alias("split")).collect()["split"]
     assert found.value_counts().sort("split")["count"].to_list() == counts

@@ -29,8 +29,9 @@ def test_one_json_becomes_a_log_with_a_known_best(tmp_path: Path) -> None:
 def test_settings_that_contradict_the_schema_are_refused(tmp_path: Path) -> None:
     raw = tmp_path / "late.json"
     raw.write_text('{"users": 20, "requests_per_user": 2, "action_delay": 60}')
+    recipe = load_data_recipe(FOLDER)
     with pytest.raises(ConfigError, match=r"expected the settings that schema.py declares \(action_delay 0.*got 60"):
-        read_raw(load_data_recipe(FOLDER), raw)
+        read_raw(recipe, raw, recipe.split())
 
 
 def test_the_default_settings_are_the_defaults() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ctr_rec.errors import CheckpointError, ConfigError, DataError
+from ctr_rec.errors import CheckpointError, ConfigError, DataError, SchemaError
 from ctr_rec.evaluate import main
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.results import read_test_scorings
@@ -130,6 +130,41 @@ def test_a_log_that_changed_behind_the_run_is_refused(
     main.evaluate(run, "valid", log=log)
     assert (run / "metrics" / "valid.json").is_file()
     assert "is not the log of the run: tables have the same sizes, but their rows may stand" in capsys.readouterr().out
+
+
+def _with_schema(run: Path, log: Path, **changes: object) -> Path:
+    """A copy of the run's log whose manifest says something else of the data."""
+    shutil.copytree(_log(run), log)
+    manifest = json.loads((log / "manifest.json").read_text())
+    manifest["data_schema"] |= changes
+    (log / "manifest.json").write_text(json.dumps(manifest))
+    return log
+
+
+def test_a_log_with_other_features_than_the_models_is_refused(run: Path, tmp_path: Path) -> None:
+    features = json.loads((_log(run) / "manifest.json").read_text())["data_schema"]["features"]
+    price = [{**f, "log1p": False} if f["name"] == "price" else f for f in features]
+    log = _with_schema(run, tmp_path / "plain", features=price)
+    with pytest.raises(
+        SchemaError, match=r"feature 'price': the model was made for .*True.*the log 'small' has.*False"
+    ):
+        main.evaluate(run, "valid", log=log)
+    log = _with_schema(run, tmp_path / "fewer", features=[f for f in features if f["name"] != "price"])
+    with pytest.raises(SchemaError, match=r"schema 'small' has no feature 'price'; it has"):
+        main.predict(run, tmp_path / "out.parquet", "valid", log=log)
+    log = _with_schema(run, tmp_path / "ms", time_unit="ms")
+    with pytest.raises(SchemaError, match=r"times with 1 ticks per second, the log 'small' has times in 'ms'"):
+        main.evaluate(run, "valid", log=log)
+    assert not (run / "metrics").exists()
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_features_in_another_order_are_read_in_the_models(run: Path, tmp_path: Path) -> None:
+    features = json.loads((_log(run) / "manifest.json").read_text())["data_schema"]["features"]
+    log = _with_schema(run, tmp_path / "log", features=features[::-1])
+    main.evaluate(run, "valid", log=log)
+    auc = json.loads((run / "metrics" / "valid.json").read_text())["metrics"]["auc"]
+    assert auc == pytest.approx(_last_validation(run)["auc"], abs=1e-6)
 
 
 def test_a_log_whose_range_was_trained_on_is_scored_with_a_warning(

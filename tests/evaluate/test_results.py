@@ -88,10 +88,3 @@ def test_test_scorings_add_up(tmp_path: Path) -> None:
     assert results.read_test_scorings(tmp_path) == []
     assert [results.count_test_scoring(tmp_path, by) for by in ("one", "two")] == [1, 2]
     assert [one["by"] for one in results.read_test_scorings(tmp_path)] == ["one", "two"]
-
-
-def test_a_file_is_whole_or_the_old_one(tmp_path: Path) -> None:
-    results.write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}

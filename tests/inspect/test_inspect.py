@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ctr_rec.errors import CheckpointError, ConfigError, DataError
 from ctr_rec.inspect import describe
-from ctr_rec.schema.log import Counter, Feature, Kind, LogSchema, Side, Split, Vocabulary
+from ctr_rec.schema.log import Counter, Feature, Kind, Known, LogSchema, Side, Split, Vocabulary
 from ctr_rec.schema.manifest import LogManifest, TableInfo
 
 
@@ -28,6 +28,7 @@ def write_log(folder: Path, last: int = 86_400_000) -> None:
         features=(
             Feature(name="item_id", kind=Kind.CATEGORY, side=Side.ITEM, table="item"),
             Feature(name="title", kind=Kind.TEXT, side=Side.ITEM),
+            Feature(name="dwell", kind=Kind.NUMBER, side=Side.EVENT, known=Known.ACTION),
         ),
         vocabularies=(Vocabulary(table="item"),),
         actions=("none",),
@@ -68,6 +69,7 @@ def test_a_log_is_told_with_counts_splits_and_features(tmp_path: Path) -> None:
         "1,234",
         "25.00%",
         "item_click",
+        "history",
         "something odd about it",
     ):
         assert part in text
@@ -88,7 +90,7 @@ def test_a_killed_run_is_told_from_one_that_ended(tmp_path: Path) -> None:
     assert kind == "run"
     assert "is a run: din, tower DinConfig, log runs/logs/toy" in text
     assert "it is running, or was killed" in text
-    assert "last train: kind train, step 2, loss 0.25" in text
+    assert "last train: step 2, loss 0.25" in text
     assert "checkpoints: none" in text
     (tmp_path / "clean-stop.json").write_text('{"step": 2}')
     (tmp_path / "checkpoints" / "step-2").mkdir(parents=True)

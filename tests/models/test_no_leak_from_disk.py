@@ -14,6 +14,7 @@ import torch
 from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
@@ -25,6 +26,8 @@ from tests.batch.logs import random_items, schema, write_log
 
 CASES: dict[str, TowerConfig] = {
     "mlp": MLPConfig(),
+    "dcn_v2": DCNv2Config(cross_layers=2),
+    "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),
     "hstu": HSTUConfig(width=8, heads=2, head_width=4, window=6, layers=2),
 }
@@ -35,7 +38,10 @@ Key = tuple[int, int]  # user and item: an item appears once per user in these l
 
 
 def _users(seed: int, count: int = 5, events: int = 14) -> Users:
-    """Overlapping requests, ties of time, every item once per user. Features hang on the item, so that none repeats."""
+    """Overlapping requests, ties of time, every item once per user. Features hang on the item, so that none repeats.
+
+    The last user begins at the instant at which the one before it ends: a tie that is none.
+    """
     random = np.random.default_rng(seed)
     users = []
     for user in range(count):
@@ -52,9 +58,14 @@ def _users(seed: int, count: int = 5, events: int = 14) -> Users:
                 "tab": int(random.integers(0, 5)),
                 "topics": random.integers(0, 7, random.integers(0, 3)).tolist(),
                 "dwell": float(random.normal()),
+                "item_like_count": float(random.integers(0, 50)),
+                "item_like_rate": float(random.random()),
             }
             for t, r, i in zip(times, requests, items, strict=True)
         ]
+        if user == count - 1:
+            shift = max(e["time"] for e in users[-1]["events"]) - min(e["time"] for e in stream)
+            stream = [{**e, "time": e["time"] + shift, "impression": True} for e in stream]
         users.append({"user_id": f"u{user}", "gender": user % 3, "age": float(user), "events": stream})
     users.append({"user_id": "nobody", "events": []})
     return users
@@ -149,6 +160,8 @@ def _change_hidden(users: Users, key: Key, change: str, delay: int) -> tuple[Use
             is_own = number == user and event["item"] == item
             if hidden and (change == "flip" or not (is_own or clock)):
                 changed = True
+                # Another impression's counters tell of a time of its own.
+                event = event if is_own else {**event, "item_like_rate": 1 - event["item_like_rate"]}
                 events += CHANGES[change](event, max(start, event["time"]))
             else:
                 events.append(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ctr_rec.prepare.arrange import arrange, split_of
+from ctr_rec.prepare.arrange import arrange
 from ctr_rec.schema.log import Split
 
 SPLIT = Split(train_end=10, valid_end=20)
@@ -70,12 +70,3 @@ def test_test_end_cuts_by_request_time() -> None:
 def test_an_empty_partition_stays_empty() -> None:
     empty = frame([(1, 1, 4, 1, "a")]).head(0)
     assert arrange(empty, SPLIT).height == 0
-
-
-def test_split_numbers_by_inclusive_ends() -> None:
-    times = pl.DataFrame({"t": [9, 10, 11, 20, 21]})
-    assert times.select(split_of(pl.col("t"), SPLIT)).to_series().to_list() == [0, 0, 1, 1, 2]
-    later = SPLIT.model_copy(update={"train_start": 9})
-    expected = [-1, 0, 1, 1, 2]
-    assert times.select(split_of(pl.col("t"), later)).to_series().to_list() == expected
-    assert later.index(times["t"].to_numpy()).tolist() == expected

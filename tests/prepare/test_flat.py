@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from ctr_rec.errors import DataError
-from ctr_rec.prepare.flat import FlatColumns, cell_number, cell_text, cell_time, read_flat, scan_flat
-from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Vocabulary
+from ctr_rec.prepare.flat import FlatColumns, cell_number, cell_text, cell_time, late_shares, read_flat, scan_flat
+from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Split, Vocabulary
 
 COLUMNS = FlatColumns(
     file="log.csv",
@@ -36,6 +36,7 @@ SCHEMA = LogSchema(
     ),
     vocabularies=(Vocabulary(table="size_missing"), Vocabulary(table="tags"), Vocabulary(table="land")),
 )
+SPLIT = Split(train_end=100, valid_end=200)
 TEXT = """who,what,when,ok,how big,tags,land
 a,7,10,YES,,x|y,
 a,7.0,11,no,2.5,,de
@@ -48,7 +49,7 @@ b,8,9,no,NA,"[x| z]",fr
 
 def read(path: Path, text: str = TEXT, columns: FlatColumns = COLUMNS) -> tuple[list[dict], list[dict], list[dict]]:
     (path / "log.csv").write_text(text)
-    raw = read_flat(path / "log.csv", columns, SCHEMA)
+    raw = read_flat(path / "log.csv", columns, SCHEMA, SPLIT)
     assert raw.users is not None
     assert raw.items is not None
     return tuple(f.collect().to_dicts() for f in (raw.events, raw.users, raw.items))  # pyright: ignore[reportReturnType]
@@ -76,11 +77,27 @@ def test_the_earliest_value_speaks_for_an_item(tmp_path: Path) -> None:
     assert read(tmp_path, text)[2][0]["size"] == 4.0
 
 
+def test_a_value_that_comes_after_training_is_unknown(tmp_path: Path) -> None:
+    """Item 7 is seen in training and filled in later; 8 is new in test, and known from its first event on."""
+    text = "who,what,when,ok,how big,tags,land\na,7,10,no,,,\nb,7,101,yes,5,,\nb,8,150,no,6,,fr\nc,8,160,no,7,,\n"
+    events, users, items = read(tmp_path, text)
+    assert len(events) == 4
+    assert items == [
+        {"item_id": "7", "size": 0.0, "size_missing": "missing"},
+        {"item_id": "8", "size": 6.0, "size_missing": "there"},
+    ]
+    assert [(u["user_id"], u["land"]) for u in users] == [("a", []), ("b", []), ("c", [])]
+    assert late_shares(tmp_path / "log.csv", COLUMNS, SCHEMA, SPLIT) == {"size": 0.5, "land": 1.0}
+    later = read_flat(tmp_path, COLUMNS, SCHEMA, Split(train_end=101, valid_end=200)).items
+    assert later is not None
+    assert later.collect()["size"].to_list() == [5.0, 6.0]
+
+
 def test_a_folder_a_threshold_and_an_action_column(tmp_path: Path) -> None:
     text = "who,what,when,ok,how big,tags,land,verb,req\na,1,5,3,1,,,no,q\na,2,6,4.5,1,,,,q\na,3,7,?,1,,,yes,q\n"
     columns = COLUMNS.model_copy(update={"at_least": 4.0, "action": "verb", "request": "req"})
     (tmp_path / "log.csv").write_text(text)
-    events = read_flat(tmp_path, columns, SCHEMA).events.collect().to_dicts()
+    events = read_flat(tmp_path, columns, SCHEMA, SPLIT).events.collect().to_dicts()
     assert [(e["label_ok"], e["action"], e["request"]) for e in events] == [
         (0, "no", "q"),
         (1, "unknown", "q"),
@@ -104,7 +121,7 @@ def test_parquet_types_and_lists(tmp_path: Path) -> None:
     columns = COLUMNS.model_copy(
         update={"separator": None, "positive": ("true",), "negative": ("false",), "time_divisor": 10**6, "lists": {}}
     )
-    raw = read_flat(tmp_path / "log.parquet", columns, SCHEMA)
+    raw = read_flat(tmp_path / "log.parquet", columns, SCHEMA, SPLIT)
     events = raw.events.collect().to_dicts()
     assert [(e["user_id"], e["time"], e["label_ok"], e["tags"]) for e in events] == [
         ("1", 60, 1, ["p"]),
@@ -115,7 +132,7 @@ def test_parquet_types_and_lists(tmp_path: Path) -> None:
 def test_a_missing_column_or_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(TEXT.replace("how big", "size"))
     with pytest.raises(DataError, match=r"log\.csv: column 'how big' is missing; it has who, what") as caught:
-        read_flat(tmp_path / "log.csv", COLUMNS, SCHEMA)
+        read_flat(tmp_path / "log.csv", COLUMNS, SCHEMA, SPLIT)
     assert "build.py" in str(caught.value)
     with pytest.raises(DataError, match="no such file"):
         scan_flat(tmp_path / "none.csv", ",")
@@ -124,7 +141,7 @@ def test_a_missing_column_or_file_is_named(tmp_path: Path) -> None:
         scan_flat(tmp_path / "empty.csv", ",")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(DataError, match="is it a whole file"):
-        read_flat(tmp_path / "x.parquet", COLUMNS.model_copy(update={"separator": None}), SCHEMA)
+        read_flat(tmp_path / "x.parquet", COLUMNS.model_copy(update={"separator": None}), SCHEMA, SPLIT)
 
 
 def cells(values: list, expression: pl.Expr) -> list:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,10 +13,11 @@ from rich.console import Console
 
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.build import prepare_log
+from ctr_rec.prepare.flat import late_shares
 from ctr_rec.prepare.guess import guess, write, write_recipe
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.recipe import load_data_recipe
-from ctr_rec.schema.log import Kind, Known, Side
+from ctr_rec.schema.log import Kind, Known, Side, Split
 from ctr_rec.schema.manifest import LogManifest
 from tests.prepare.logs import write_shop
 
@@ -156,6 +158,61 @@ def test_one_instant_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("\n".join(["user,item,time,label", *rows]) + "\n")
     with pytest.raises(DataError, match="at least three different times of labelled events, got 1"):
         guess(tmp_path / "f.csv", {"time": "time"})
+
+
+def _late_log(path: Path) -> None:
+    """Every second user clicks from some time on, one half late in training, one in validation; the first click fills
+    the segment."""
+    rows = ["user_id,item_id,time,clicked,segment"]
+    for k in range(1200):
+        user = k % 30
+        clicks = user % 2 == 0 and k >= (600 if user % 4 == 0 else 900)
+        segment = ("gold", "tin")[user % 8 // 4] if clicks else ""
+        rows.append(f"u{user},i{(k * 7) % 50},{1_600_000_000 + 60 * k},{int(clicks)},{segment}")
+    path.write_text("\n".join(rows) + "\n")
+
+
+def test_a_column_that_a_click_fills_tells_no_future(tmp_path: Path) -> None:
+    log, recipe, quiet = tmp_path / "late.csv", tmp_path / "recipe", Progress(quiet=True)
+    _late_log(log)
+    found = guess(log, {})
+    (segment,) = (c for c in found.columns if c.column == "segment")
+    assert "history only, never the candidate's" in segment.why
+    write(found, recipe, QUIET)
+    schema = (recipe / "schema.py").read_text()
+    declared = re.search(r'Feature\(name="segment".*\)', schema)
+    assert declared is not None
+    # Who makes it a profile feature all the same gets what was known in training.
+    profile = 'Feature(name="segment", kind=Kind.CATEGORIES, side=Side.USER, table="segment")'
+    (recipe / "schema.py").write_text(schema.replace(declared.group(), profile))
+    loaded = load_data_recipe(recipe)
+    split = Split(train_end=1_600_000_000 + 60 * 890, valid_end=1_600_000_000 + 60 * 1100)
+    manifest, aucs = prepare_log(loaded, log, tmp_path / "known", split, progress=quiet)
+    assert not any("'segment'" in note for note in manifest.notes)
+    assert aucs["clicked"]["segment"] < 0.8
+    assert late_shares(log, found.map, loaded.schema, split) == {"segment": pytest.approx(7 / 15)}
+    # Attributes of the whole period would be a leak.
+    whole = Split(train_end=2**40, valid_end=2**41)
+    hindsight = replace(loaded, read=lambda raw: loaded.read(raw, whole))
+    manifest, aucs = prepare_log(hindsight, log, tmp_path / "hindsight", split, progress=quiet)
+    assert aucs["clicked"]["segment"] > 0.9
+    assert any("'segment' alone reaches validation AUC" in note for note in manifest.notes)
+
+
+def test_attributes_that_come_after_training_are_named_with_their_share(tmp_path: Path) -> None:
+    """Colours have gaps anywhere; every tenth item has its first one in the last tenth of the log."""
+    rows = ["user_id,item_id,time,clicked,colour"]
+    for k in range(2000):
+        item = (k * 7) % 100
+        known = k > 1800 if item % 10 == 0 else k % 3 > 0
+        rows.append(f"u{k % 30},i{item},{1_600_000_000 + 60 * k},{k // 2 % 2},{f'c{item % 4}' if known else ''}")
+    (tmp_path / "late.csv").write_text("\n".join(rows) + "\n")
+    found = guess(tmp_path / "late.csv", {})
+    assert found.schema.feature("colour").side is Side.ITEM
+    assert found.notes == (
+        "column 'colour': 10.0% of the items that have a value get it only after the training range, where it may tell "
+        "what they did; it counts as missing for them",
+    )
 
 
 @pytest.mark.parametrize("days", [3, 4])

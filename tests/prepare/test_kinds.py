@@ -77,6 +77,29 @@ def test_outcomes_are_known_with_the_action(tmp_path: Path) -> None:
     assert worded.features[0].known is Known.ACTION
 
 
+FIRST_CLICK = {u: min(k for k in range(N) if USER[k] == u and k > 250 + 5 * u) for u in set(USER.tolist())}
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([WORDS[u % 4] if k >= FIRST_CLICK[u] else None for k, u in enumerate(USER.tolist())], "some event on in 30"),
+        ([WORDS[u % 4] if LABEL[k] else None for k, u in enumerate(USER.tolist())], "it is filled reaches AUC 1.00"),
+    ],
+)
+def test_an_attribute_that_the_action_fills_is_none(tmp_path: Path, values: list, why: str) -> None:
+    found = column(tmp_path, "segment", values)
+    assert (found.features[0].side, found.features[0].known) == (Side.EVENT, Known.ACTION)
+    assert why in found.why
+    assert "history only, never the candidate's" in found.why
+
+
+def test_an_attribute_with_gaps_anywhere_is_believed(tmp_path: Path) -> None:
+    values = [WORDS[u % 4] if R.random() < 0.5 else None for u in USER.tolist()]
+    found = column(tmp_path, "segment", values)
+    assert (found.features[0].side, found.features[0].known) == (Side.USER, Known.REQUEST)
+
+
 def test_a_number_with_gaps_gets_a_flag(tmp_path: Path) -> None:
     values = [None if k % 5 == 0 else float(v) for k, v in enumerate(R.random(N))]
     found = column(tmp_path, "height", values)

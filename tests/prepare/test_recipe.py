@@ -80,10 +80,17 @@ def test_each_fault_of_a_recipe_is_named(tmp_path: Path, schema: str, build: str
 def test_a_recipe_that_fails_is_named(tmp_path: Path, build: str, error: type[Exception], words: str) -> None:
     recipe = load_data_recipe(folder(tmp_path, build=build))
     with pytest.raises(error) as caught:
-        read_raw(recipe, tmp_path)
+        read_raw(recipe, tmp_path, recipe.split())
     assert words in str(caught.value)
     with pytest.raises(DataError, match=r"nowhere does not exist.*README"):
-        read_raw(recipe, tmp_path / "nowhere")
+        read_raw(recipe, tmp_path / "nowhere", recipe.split())
+
+
+def test_a_reader_that_asks_for_the_split_gets_the_one_in_use(tmp_path: Path) -> None:
+    build = "from ctr_rec.errors import DataError\ndef read(raw, split):\n    raise DataError(str(split.train_end))\n"
+    recipe = load_data_recipe(folder(tmp_path, build=build))
+    with pytest.raises(DataError, match=r"^7$"):
+        read_raw(recipe, tmp_path, Split(train_end=7, valid_end=8))
 
 
 def test_a_folder_without_files_is_no_recipe(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from pydantic import ValidationError
 
@@ -129,3 +130,23 @@ def test_a_split_without_a_start_is_written_as_before_there_was_one() -> None:
 def test_a_split_may_end_early() -> None:
     assert Split(train_end=1, valid_end=2).test_end is None
     assert Split(train_end=1, valid_end=2, test_end=3).test_end == 3
+
+
+TIMES = (9, 10, 11, 20, 21, 30, 31)  # every end belongs to the range before it
+SPLIT = Split(train_end=10, valid_end=20, test_end=30)
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [(SPLIT, [0, 0, 1, 1, 2, 2, 3]), (SPLIT.model_copy(update={"test_end": None}), [0, 0, 1, 1, 2, 2, 2])],
+)
+def test_the_range_of_a_time_is_one_rule_for_numbers_numpy_and_polars(split: Split, numbers: list[int]) -> None:
+    times = pl.DataFrame({"t": TIMES})
+    assert [split.number(t) for t in TIMES] == numbers
+    assert split.number(np.array(TIMES)).tolist() == numbers
+    assert times.select(split.number(pl.col("t"))).to_series().to_list() == numbers
+    for number in range(3):
+        inside = [n == number for n in numbers]
+        assert [split.holds(number, t) for t in TIMES] == inside
+        assert split.holds(number, np.array(TIMES)).tolist() == inside
+        assert times.select(split.holds(number, pl.col("t"))).to_series().to_list() == inside

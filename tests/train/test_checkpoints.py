@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from ctr_rec.checkpoint.history import checkpoint_folder, committed
 from ctr_rec.checkpoint.manifest import read_manifest
@@ -68,6 +69,57 @@ def test_a_truncated_checkpoint_is_named_with_its_bytes(trained: RunFolder, tmp_
     stored.write_bytes(stored.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match=r"distcp is damaged: expected \d+ bytes, got \d+"):
         _predictions(trained.load_run(), RunFolder(tmp_path / "run"), "last")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "*.distcp"])
+def test_a_damaged_last_checkpoint_tells_the_way_back(trained: RunFolder, tmp_path: Path, file: str) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    (*_, earlier), last = [name for _, name in committed(folder.path)][:-1], committed(folder.path)[-1][1]
+    damaged = next(last.glob(file))
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    longer = override(trained.load_run(), ["train.epochs=3"])
+    way = rf"{damaged.name} is .*; or remove .*{last.name} and resume again, from {earlier.name}$"
+    with open_group("cpu") as group, pytest.raises(CheckpointError, match=way):
+        fit(longer, folder, group, resume=True)
+    assert [name for _, name in committed(folder.path)][-2:] == [earlier, last]
+    shutil.rmtree(last)
+    with open_group("cpu") as group:
+        assert fit(longer, folder, group, resume=True).end == "finished"
+
+
+def test_a_damaged_only_checkpoint_says_so(trained: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    *others, last = [name for _, name in committed(folder.path)]
+    for other in others:
+        shutil.rmtree(other)
+    (last / "rank-00000.npz").unlink()
+    with open_group("cpu") as group, pytest.raises(CheckpointError, match=r"and start anew: there is no earlier one"):
+        fit(trained.load_run(), folder, group, resume=True)
+
+
+def test_what_torch_says_on_a_full_disk_is_told_in_words(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    before = [name for _, name in committed(folder.path)]
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    longer = override(trained.load_run(), ["train.epochs=3"])
+    with open_group("cpu") as group, pytest.raises(CheckpointError, match=r"most likely full; free space or point"):
+        fit(longer, folder, group, resume=True)
+    assert [name for _, name in committed(folder.path)] == before
+
+
+def test_going_on_warns_of_nothing_but_what_a_user_can_change(
+    trained: RunFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    with open_group("cpu") as group:
+        fit(override(trained.load_run(), ["train.epochs=3"]), folder, group, resume=True)
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]
 
 
 def test_tables_of_another_width_are_refused(trained: RunFolder) -> None:

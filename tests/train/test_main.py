@@ -39,7 +39,7 @@ def test_a_recipe_becomes_a_run_folder(recipe: str, tmp_path: Path) -> None:
     assert train(f"{recipe}:small", ["train.seed=5"], folder.path, resume=False) == 0
     assert folder.load_run().train.seed == 5
     assert json.loads(folder.clean_stop.read_text())["end"] == "finished"
-    for name in ("environment.json", "plan.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+    for name in ("environment.json", "inputs.json", "plan.json", "metrics.jsonl", "tensorboard", "checkpoints"):
         assert (folder.path / name).exists(), name
 
 

@@ -179,6 +179,25 @@ def test_a_seed_that_no_generator_takes_is_refused(run: Run, seed: int) -> None:
         override(run, [f"train.seed={seed}"])
 
 
+def test_a_decay_over_another_length_is_warned_of_on_resume(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    decaying = override(run, ["train.max_steps=4", "schedule.decay=linear"])
+    _fit_alone(decaying, tmp_path, False)
+    capfd.readouterr()
+    _fit_alone(override(decaying, ["train.max_steps=8"]), tmp_path, True)
+    told = capfd.readouterr().err
+    assert "the linear decay spans the whole run, which had 4 steps and now has 8: at step 4 the learning" in told
+    assert "jump from 0 to 0.5 times their start" in told
+    # The same length, said otherwise or not at all, and a constant rate are nothing to warn of.
+    _fit_alone(override(decaying, ["train.max_steps=8", "train.epochs=9"]), tmp_path, True)
+    assert "decay spans" not in capfd.readouterr().err
+    constant = override(run, ["train.max_steps=4"])
+    _fit_alone(constant, tmp_path / "constant", False)
+    _fit_alone(override(constant, ["train.max_steps=6"]), tmp_path / "constant", True)
+    assert "decay spans" not in capfd.readouterr().err
+
+
 def test_a_label_that_the_log_lacks_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.label is 'bought', but the log .* has liked"):
         _fit_alone(override(run, ["data.label=bought"]), tmp_path, False)
