@@ -1,6 +1,6 @@
 """The one place where paths become files: of data through iopath, of checkpoints through fsspec.
 
-Here too a file is written whole or not at all. Logs: cloud stores register a handler on `PATHS`, which every reader has.
+Here too a file is written whole or not at all. For logs, cloud stores register a handler on `PATHS`.
 
 from iopath.common.s3 import S3PathHandler
 from ctr_rec.files import PATHS

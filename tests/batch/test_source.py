@@ -222,5 +222,5 @@ def test_splits_are_ranges_of_request_time() -> None:
     assert time[in_split(time, Split(train_end=10, valid_end=20), "test")].tolist() == [21, 30, 31]
     later = Split(train_start=0, train_end=10, valid_end=20, test_end=30)
     for name in inside:
-        assert (in_split(time, later, name) == (later.index(time) == SPLITS.index(name))).all()
+        assert (in_split(time, later, name) == (later.number(time) == SPLITS.index(name))).all()
     assert time[in_split(time, later, "train")].tolist() == [10]

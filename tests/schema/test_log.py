@@ -113,13 +113,6 @@ def test_training_must_begin_before_it_ends() -> None:
         Split(train_start=1, train_end=1, valid_end=2)
 
 
-def test_every_time_has_its_split_or_none() -> None:
-    time = np.array([-5, 2, 3, 10, 11, 20, 21, 30, 31])
-    assert Split(train_end=10, valid_end=20).index(time).tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2]
-    bounded = Split(train_start=2, train_end=10, valid_end=20, test_end=30)
-    assert bounded.index(time).tolist() == [-1, -1, 0, 0, 1, 1, 2, 2, -1]
-
-
 def test_a_split_without_a_start_is_written_as_before_there_was_one() -> None:
     assert Split(train_end=1, valid_end=2).model_dump_json() == '{"train_end":1,"valid_end":2,"test_end":null}'
     day = Split(train_start=0, train_end=1, valid_end=2)
@@ -138,7 +131,11 @@ SPLIT = Split(train_end=10, valid_end=20, test_end=30)
 
 @pytest.mark.parametrize(
     ("split", "numbers"),
-    [(SPLIT, [0, 0, 1, 1, 2, 2, 3]), (SPLIT.model_copy(update={"test_end": None}), [0, 0, 1, 1, 2, 2, 2])],
+    [
+        (SPLIT, [0, 0, 1, 1, 2, 2, 3]),
+        (SPLIT.model_copy(update={"test_end": None}), [0, 0, 1, 1, 2, 2, 2]),
+        (SPLIT.model_copy(update={"train_start": 9}), [-1, 0, 1, 1, 2, 2, 3]),
+    ],
 )
 def test_the_range_of_a_time_is_one_rule_for_numbers_numpy_and_polars(split: Split, numbers: list[int]) -> None:
     times = pl.DataFrame({"t": TIMES})

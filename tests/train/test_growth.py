@@ -22,7 +22,7 @@ def test_what_grew_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFix
     run = small_run(Path("logs/day2"))
     record_growth(tmp_path, Manifest(step=8, data_fingerprint="old", config={"a": 1}), GROWTH, run, LOG)
     out = capsys.readouterr().err
-    for part in ("grown at step 8", "item │       40 │    1,234 │   1,194", "none │        5 │       4", "event.tab"):
+    for part in ("grown at step 8", "item  │       40 │    1,234 │   1,194", "none │        5 │       4", "event.tab"):
         assert part in out, part
     assert read_growth(tmp_path) == [
         {
