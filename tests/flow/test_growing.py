@@ -63,18 +63,26 @@ def small_days() -> RawLog:
 
 
 def prepare_days(
-    raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], first: Path | None = None
+    raw: RawLog,
+    folder: Path,
+    schema: LogSchema,
+    days: list[Split],
+    first: Path | None = None,
+    row_group_events: int = 200,
 ) -> list[Path]:
     """One log per day, each grown from the day before's; the first from `first`, if any."""
     logs: list[Path] = []
     folder.mkdir(exist_ok=True)
     for number, split in enumerate(days, 1):
         logs.append(folder / f"day{number}")
-        build(raw, logs[-1], schema, split, grow=logs[-2] if number > 1 else first)
+        old = logs[-2] if number > 1 else first
+        build(raw, logs[-1], schema, split, grow=old, row_group_events=row_group_events)
     return logs
 
 
-def prepare_whole(raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], scales: Path) -> list[Path]:
+def prepare_whole(
+    raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], scales: Path, row_group_events: int = 200
+) -> list[Path]:
     """The same days with every row from the start, in the order of the whole range's counts, on the scales of a log."""
     folder.mkdir()
     whole = folder / "whole"
@@ -82,7 +90,7 @@ def prepare_whole(raw: RawLog, folder: Path, schema: LogSchema, days: list[Split
     fields = json.loads((whole / MANIFEST).read_text())
     fields |= {name: json.loads((scales / MANIFEST).read_text())[name] for name in ("numbers", "priors")}
     (whole / MANIFEST).write_text(json.dumps(fields))
-    return prepare_days(raw, folder, schema, days, whole)
+    return prepare_days(raw, folder, schema, days, whole, row_group_events)
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +117,11 @@ def daily_run(log: Path, exclude: tuple[str, ...] = ("dwell",)) -> Run:
     )
 
 
-def train_days(group: Group, days: list[Path], folder: Path) -> list[int]:
+def train_days(group: Group, runs: list[Run], folder: Path) -> list[int]:
     """Steps at the end of each day."""
     steps = []
-    for number, log in enumerate(days):
-        outcome = fit(daily_run(log), RunFolder(folder), group, resume=number > 0, grow=number > 0)
+    for number, run in enumerate(runs):
+        outcome = fit(run, RunFolder(folder), group, resume=number > 0, grow=number > 0)
         steps.append(outcome.position.step)
     return steps
 
@@ -143,7 +151,10 @@ def rows_by_id(log: Path, table: str) -> dict[str, int]:
 
 
 def compare(grown_log: Path, full_log: Path, grown: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, int]:
-    """Asserts equality to the bit, tables by id; returns how many numbers of each kind are equal."""
+    """Asserts equality to the bit, tables by id; returns how many numbers of each kind are equal.
+
+    rows elsewhere: rows of weights and of their state that lie elsewhere in the other model.
+    """
     equal = {"table": 0, "table_optimizer": 0, "dense": 0, "rows elsewhere": 0}
     assert grown.keys() == full.keys()
     for name, ours in grown.items():
@@ -176,8 +187,8 @@ def test_meeting_items_day_by_day_equals_having_them_from_the_start(
     sizes = [load_manifest(log).tables["item"].rows for log in grown_logs]
     assert sizes == sorted(set(sizes)), "every day brings new items"
     assert {load_manifest(log).tables["item"].rows for log in full_logs} == {sizes[-1]}
-    steps = run_ranks(train_days, ranks, grown_logs, tmp_path / "grown")
-    assert steps == run_ranks(train_days, ranks, full_logs, tmp_path / "full")
+    steps = run_ranks(train_days, ranks, [daily_run(log) for log in grown_logs], tmp_path / "grown")
+    assert steps == run_ranks(train_days, ranks, [daily_run(log) for log in full_logs], tmp_path / "full")
     grown, full = whole_checkpoint(tmp_path / "grown"), whole_checkpoint(tmp_path / "full")
     equal = compare(grown_logs[-1], full_logs[-1], grown, full)
     assert equal["rows elsewhere"] > 20, "the same id has another row in the two runs"
@@ -288,6 +299,17 @@ def test_steps_of_a_day_and_its_schedule_begin_anew(logs: tuple[list[Path], list
     lines = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"][-3:] == [first + 1, first + 2, first + 3]
     assert go_on(override(run, ["train.max_steps=5"]), begun) == first + 5
+
+
+def test_the_learning_rate_comes_back_with_a_new_log(logs: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    """Of a run whose first day ended at a tenth of it."""
+    settings = ["schedule.decay=linear", "schedule.end=0.1", "train.max_steps=3", "train.log_every=1"]
+    runs = [override(daily_run(log), settings) for log in logs[0][:2]]
+    with open_group("cpu") as group:
+        assert train_days(group, runs, tmp_path / "run") == [3, 6]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"]
+    assert rates == pytest.approx([0.001, 0.0007, 0.0004] * 2)
 
 
 @pytest.mark.parametrize(
