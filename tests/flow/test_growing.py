@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctr_rec.batch.config import Channel, DataConfig, Pointwise
+from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.checkpoint.history import committed, latest
 from ctr_rec.checkpoint.safe_reader import read_metadata
 from ctr_rec.checkpoint.state import training_state
@@ -22,6 +23,7 @@ from ctr_rec.checkpoint.store import load
 from ctr_rec.config import override
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.prepare.vocabulary import hash64, vocabulary_path
 from ctr_rec.schema.log import LogSchema, Split, Vocabulary
@@ -179,16 +181,22 @@ def has_vocabulary(log: Path, table: str) -> bool:
     return next(v for v in schema.vocabularies if v.table == table).hash_rows is None
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+def packed(run: Run) -> Run:
+    """The same with whole users in a batch, which holds events that are history only as well."""
+    data = run.data.model_copy(update={"batches": Packed(tokens=256, context=16), "channels": {}})
+    return Run(**{**dict(run), "data": data, "tower": HSTUConfig(width=8, heads=2, head_width=4, window=8)})
+
+
+@pytest.mark.parametrize(("of", "ranks"), [(daily_run, 1), (daily_run, 2), (lambda log: packed(daily_run(log)), 2)])
 def test_meeting_items_day_by_day_equals_having_them_from_the_start(
-    logs: tuple[list[Path], list[Path]], tmp_path: Path, ranks: int
+    logs: tuple[list[Path], list[Path]], tmp_path: Path, of: Callable[[Path], Run], ranks: int
 ) -> None:
     grown_logs, full_logs = logs
     sizes = [load_manifest(log).tables["item"].rows for log in grown_logs]
     assert sizes == sorted(set(sizes)), "every day brings new items"
     assert {load_manifest(log).tables["item"].rows for log in full_logs} == {sizes[-1]}
-    steps = run_ranks(train_days, ranks, [daily_run(log) for log in grown_logs], tmp_path / "grown")
-    assert steps == run_ranks(train_days, ranks, [daily_run(log) for log in full_logs], tmp_path / "full")
+    steps = run_ranks(train_days, ranks, [of(log) for log in grown_logs], tmp_path / "grown")
+    assert steps == run_ranks(train_days, ranks, [of(log) for log in full_logs], tmp_path / "full")
     grown, full = whole_checkpoint(tmp_path / "grown"), whole_checkpoint(tmp_path / "full")
     equal = compare(grown_logs[-1], full_logs[-1], grown, full)
     assert equal["rows elsewhere"] > 20, "the same id has another row in the two runs"
