@@ -16,7 +16,6 @@ from ctr_rec.checkpoint.state import training_state
 from ctr_rec.checkpoint.store import Loaded, load, save
 from ctr_rec.train.build import Built
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.growth import record_growth
 from ctr_rec.train.record import IntervalLog
 
 
@@ -47,13 +46,12 @@ class Checkpoints:
             clean(self.folder.path, run.checkpoint.keep)
         group.barrier()
 
-    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[dict[str, Any], bool]:
+    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[dict[str, Any], Growth | None]:
         """Puts the last whole checkpoint into the live model, optimizers and log; returns the position.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
 
-        grow: the model and the log may have more than the checkpoint's; what they have is printed and kept in the run
-        folder. Returned besides the position: whether the log is another one than the position speaks of.
+        grow: the model and the log may have more than the checkpoint's; what they have is returned too.
         """
         group = self.built.group
         path = latest(self.folder.path)
@@ -61,16 +59,12 @@ class Checkpoints:
         loaded, growth = self._load_grown(path, stored) if grow else (self._load_same(path, stored), None)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)
-            if growth is not None:
-                self.folder.settle(self.built.run)
-                if growth.is_any:
-                    record_growth(self.folder.path, stored, growth, self.built.run, self.built.manifest)
         own = loaded.rank_state(group)
         if own is not None:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
-        return loaded.manifest.state, growth is not None and growth.new_log
+        return loaded.manifest.state, growth
 
     def _load_same(self, path: Path, stored: Manifest) -> Loaded:
         check_compatible(stored, self.built.manifest.fingerprint, self.built.spec)

@@ -34,7 +34,7 @@ from ctr_rec.sharding.initial import normal_rows
 from ctr_rec.sharding.tables import is_table, local_shards, table_of
 from ctr_rec.train.build import build as build_run
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.growth import read_growth
+from ctr_rec.train.growth import read_growth, settle_growth
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run, TrainConfig
 from ctr_rec.train.trainer import Trainer
@@ -238,7 +238,7 @@ def test_rows_tables_and_features_are_added_and_what_was_trained_stays(
     with open_group("cpu") as group:
         built = build_run(run, group)
         trainer = Trainer(run, RunFolder(begun), built)
-        trainer.start(True, True)
+        growth = trainer.start(True, True)
         parallel, dense = built.parallel, trainer.stepper.dense_optimizer
         live = training_state(parallel.model, parallel.fused_optimizer, dense, parallel.dense_parameters)
         starts = {s.table: (s.weight.clone(), s.offset) for s in local_shards(parallel.model)}
@@ -266,9 +266,9 @@ def test_rows_tables_and_features_are_added_and_what_was_trained_stays(
         names = sorted(ids)
         expected = normal_rows(run.train.seed, table, hash64(names), 4, run.embedding.init_std)
         assert np.array_equal(weight[[ids[n] for n in names]].numpy(), expected)
-    (line,) = read_growth(begun)
-    assert line["tables"]["page"] == {"old_rows": 0, "new_rows": manifest.tables["page"].rows}
-    assert line["inputs"] == ["event.page", "impression.page", "user.income"]
+    assert growth is not None
+    assert growth.tables["page"] == (0, manifest.tables["page"].rows)
+    assert growth.inputs == ("event.page", "impression.page", "user.income")
     assert trainer.position.first_step == trainer.position.step > 0
     assert (trainer.position.epoch, trainer.position.batch) == (0, 0)
 
@@ -286,7 +286,10 @@ def test_a_run_killed_after_it_grew_grows_again_and_one_that_ended_stays_as_it_i
     run = daily_run(logs[0][1])
     other = Path(shutil.copytree(begun, tmp_path / "other"))
     with open_group("cpu") as group:
-        Trainer(run, RunFolder(begun), build_run(run, group)).start(True, True)
+        built = build_run(run, group)
+        growth = Trainer(run, RunFolder(begun), built).start(True, True)
+        assert growth is not None
+        settle_growth(RunFolder(begun), growth, run, built.manifest)
     with pytest.raises(CheckpointError, match=r"the data changed; .* with --grow"):
         go_on(run, begun, grow=False)
     end = go_on(run, begun)
