@@ -43,11 +43,13 @@ class Growth:
     """What a model has more than a checkpoint. tables: (rows stored, rows now), 0 stored for a new table.
 
     inputs: names of new inputs of dense layers. new_log: training goes on with another log than the checkpoint's.
+    since: what the checkpoint says of itself.
     """
 
     tables: dict[str, tuple[int, int]]
     inputs: tuple[str, ...]
     new_log: bool
+    since: Manifest
 
     @property
     def is_any(self) -> bool:
@@ -78,7 +80,7 @@ def check_growth(stored: Manifest, log: LogManifest, spec: SparseSpec, axes: Map
     known = {name for of in stored.layouts.values() for layout in of if layout for name, _ in layout}
     inputs = [name for of in axes.values() for layout in of if layout for name, _ in layout if name not in known]
     rows = {name: (stored.tables.get(name, (0, 0))[0], wanted[name][0]) for name in wanted}
-    return Growth(rows, tuple(dict.fromkeys(inputs)) if stored.layouts else (), new_log)
+    return Growth(rows, tuple(dict.fromkeys(inputs)) if stored.layouts else (), new_log, stored)
 
 
 def _shrunk(name: str, stored: tuple[int, int], wanted: tuple[int, int] | None) -> list[str]:

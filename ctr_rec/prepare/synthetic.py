@@ -115,7 +115,7 @@ def best_metrics(log: str | Path, split: str = "test") -> MetricDict:
 def true_probabilities(log: str | Path, split: str | None = None) -> pl.DataFrame:
     """`impression` (its id), `user` and `item` (numbers), `split`, `label` and the true `p`, in stored order.
 
-    split: only these impressions; None for all.
+    split: only these impressions; None for all, those of no split ("history") included.
 
     Raises:
         DataError: the log has no truth beside it, or one that is not its own.

@@ -34,7 +34,6 @@ from ctr_rec.sharding.group import Group, group_beside
 from ctr_rec.sharding.plan import GIB, memory_left
 from ctr_rec.train.build import Built
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.growth import record_growth
 from ctr_rec.train.record import IntervalLog
 
 # Seconds that a save waits for the one before it without a word.
@@ -153,13 +152,12 @@ class Checkpoints:
             )
         return not lacks
 
-    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[Manifest, bool]:
+    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[Manifest, Growth | None]:
         """Puts the last whole checkpoint into the live model, optimizers and log; returns what it says of itself.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
 
-        grow: the model and the log may have more than the checkpoint's; what they have is printed and kept in the run
-        folder. Returned besides the position: whether the log is another one than the position speaks of.
+        grow: the model and the log may have more than the checkpoint's; what they have is returned too.
         """
         group = self.built.group
         path = latest(self.folder.path)
@@ -168,16 +166,12 @@ class Checkpoints:
         loaded, growth = self._load_grown(path, stored) if grow else (self._load_same(path, stored), None)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)
-            if growth is not None:
-                self.folder.settle(self.built.run)
-                if growth.is_any:
-                    record_growth(self.folder.path, stored, growth, self.built.run, self.built.manifest)
         own = loaded.rank_state(group)
         if own is not None:
             log.interval.load_array(own["interval"])
             log.window.load_arrays({"label": own["window_label"], "score": own["window_score"]})
             set_random_state({name[7:]: value for name, value in own.items() if name.startswith("random_")})
-        return loaded.manifest, growth is not None and growth.new_log
+        return loaded.manifest, growth
 
     def _load_same(self, path: AnyPath, stored: Manifest) -> Loaded:
         check_compatible(stored, self.built.manifest.fingerprint, self.built.spec)

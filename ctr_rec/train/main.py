@@ -15,6 +15,7 @@ from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
 from ctr_rec.train.environment import environment
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.growth import settle_growth
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
 
@@ -45,7 +46,9 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = Fa
     built = build(run, group)
     seed_everything(run.train.seed, group.index)
     trainer = Trainer(run, folder, built)
-    trainer.start(goes_on, grow)
+    growth = trainer.start(goes_on, grow)
+    if growth is not None:
+        on_main(group, lambda: settle_growth(folder, growth, run, built.manifest))
     if group.is_main:
         _describe(folder, built)
     outcome = trainer.fit()

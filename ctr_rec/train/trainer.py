@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
+from ctr_rec.checkpoint.grow import Growth
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.metrics.mergeable import all_metrics, undefined_reasons
 from ctr_rec.train.build import Built
@@ -79,18 +80,20 @@ class Trainer:
         self.total_steps = self._total_steps(run)
         self._warning: str | None = None
 
-    def start(self, goes_on: bool, grow: bool = False) -> None:
+    def start(self, goes_on: bool, grow: bool = False) -> Growth | None:
         """From the last checkpoint where there is one, else from the beginning; forgets what was logged after it.
 
-        grow: the model may have more than the checkpoint; on a new log training begins with its first batch.
+        grow: the model may have more than the checkpoint, which is returned; on a new log training begins with its
+        first batch.
 
         Raises CheckpointError when the checkpoint is damaged or does not belong to this run, or none can be written.
         """
         self.checkpoints.check_place()
+        growth: Growth | None = None
         if goes_on:
-            stored, new_log = self.checkpoints.load_last(self.log, grow)
+            stored, growth = self.checkpoints.load_last(self.log, grow)
             self.position = Position(**stored.state)
-            if new_log:
+            if growth is not None and growth.new_log:
                 self.position = self.position.on_new_log()
             else:
                 self._warning = self._changed_total(TrainConfig.model_validate(stored.config["train"]))
@@ -99,6 +102,7 @@ class Trainer:
             self.folder.forget_after(self.position.step)
             forget_seen_after(self.folder.seen, self.position.step)
         self.group.barrier()
+        return growth
 
     def fit(self) -> Outcome:
         """Trains. Every rank returns the same outcome; the last checkpoint is written before it returns."""

@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from ctr_rec.batch.batch import Batch, Level
 from ctr_rec.checkpoint.grow import GrowPlanner, Growth, check_growth
@@ -258,11 +264,14 @@ def test_what_grew_is_said() -> None:
     axes: dict[str, Axes] = {"w": (None, (("item.brand", 2), ("item.item", 4))), "v": ((("item.brand", 2),), None)}
     found = check_growth(stored, log_of("c", "b", "a"), SPEC, axes)
     assert found == Growth(
-        tables={"genre": (5, 5), "item": (30, 40), "slot": (0, 3), "user": (8, 8)}, inputs=("item.brand",), new_log=True
+        tables={"genre": (5, 5), "item": (30, 40), "slot": (0, 3), "user": (8, 8)},
+        inputs=("item.brand",),
+        new_log=True,
+        since=stored,
     )
     assert found.is_any
     assert not check_growth(stored.model_copy(update={"tables": {}}), log_of("a"), SPEC, layouts).new_log
-    same = Growth(tables={"item": (3, 3)}, inputs=(), new_log=False)
+    same = Growth(tables={"item": (3, 3)}, inputs=(), new_log=False, since=stored)
     assert not same.is_any
 
 
@@ -338,6 +347,18 @@ def test_what_one_side_lacks_is_refused_by_name(
         with pytest.raises(CheckpointError) as caught:
             load(tmp_path / "c", {"model": {n: torch.rand(k) for n, k in live.items()}}, group, planner=planner)
     assert words in str(caught.value)
+
+
+def test_stored_rows_that_do_not_cover_the_old_table_are_refused() -> None:
+    """As an index that lost a rank's file would have it."""
+    chunks = [ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([2, 4]))]
+    properties = TensorProperties(dtype=torch.float32)
+    stored = TensorStorageMetadata(properties=properties, size=torch.Size([3, 4]), chunks=chunks)
+    name = "x.embeddings.t.weight"
+    planner = GrowPlanner(Manifest(step=1), {})
+    planner.set_up_planner({"model": {name: torch.zeros(5, 4)}}, Metadata({f"model.{name}": stored}), True)
+    with pytest.raises(CheckpointError, match=r"t.weight: expected 12 stored numbers for this rank, found 8; copy it"):
+        planner.create_local_plan()
 
 
 def test_columns_of_equal_width_that_changed_places_move_by_name(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctr_rec.batch.config import Channel, DataConfig, Pointwise
+from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.checkpoint.history import committed, latest
 from ctr_rec.checkpoint.safe_reader import read_metadata
 from ctr_rec.checkpoint.state import training_state
@@ -22,6 +23,7 @@ from ctr_rec.checkpoint.store import load
 from ctr_rec.config import override
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.prepare.vocabulary import hash64, vocabulary_path
 from ctr_rec.schema.log import LogSchema, Split, Vocabulary
@@ -32,7 +34,7 @@ from ctr_rec.sharding.initial import normal_rows
 from ctr_rec.sharding.tables import is_table, local_shards, table_of
 from ctr_rec.train.build import build as build_run
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.growth import read_growth
+from ctr_rec.train.growth import read_growth, settle_growth
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run, TrainConfig
 from ctr_rec.train.trainer import Trainer
@@ -63,18 +65,26 @@ def small_days() -> RawLog:
 
 
 def prepare_days(
-    raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], first: Path | None = None
+    raw: RawLog,
+    folder: Path,
+    schema: LogSchema,
+    days: list[Split],
+    first: Path | None = None,
+    row_group_events: int = 200,
 ) -> list[Path]:
     """One log per day, each grown from the day before's; the first from `first`, if any."""
     logs: list[Path] = []
     folder.mkdir(exist_ok=True)
     for number, split in enumerate(days, 1):
         logs.append(folder / f"day{number}")
-        build(raw, logs[-1], schema, split, grow=logs[-2] if number > 1 else first)
+        old = logs[-2] if number > 1 else first
+        build(raw, logs[-1], schema, split, grow=old, row_group_events=row_group_events)
     return logs
 
 
-def prepare_whole(raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], scales: Path) -> list[Path]:
+def prepare_whole(
+    raw: RawLog, folder: Path, schema: LogSchema, days: list[Split], scales: Path, row_group_events: int = 200
+) -> list[Path]:
     """The same days with every row from the start, in the order of the whole range's counts, on the scales of a log."""
     folder.mkdir()
     whole = folder / "whole"
@@ -82,7 +92,7 @@ def prepare_whole(raw: RawLog, folder: Path, schema: LogSchema, days: list[Split
     fields = json.loads((whole / MANIFEST).read_text())
     fields |= {name: json.loads((scales / MANIFEST).read_text())[name] for name in ("numbers", "priors")}
     (whole / MANIFEST).write_text(json.dumps(fields))
-    return prepare_days(raw, folder, schema, days, whole)
+    return prepare_days(raw, folder, schema, days, whole, row_group_events)
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +119,11 @@ def daily_run(log: Path, exclude: tuple[str, ...] = ("dwell",)) -> Run:
     )
 
 
-def train_days(group: Group, days: list[Path], folder: Path) -> list[int]:
+def train_days(group: Group, runs: list[Run], folder: Path) -> list[int]:
     """Steps at the end of each day."""
     steps = []
-    for number, log in enumerate(days):
-        outcome = fit(daily_run(log), RunFolder(folder), group, resume=number > 0, grow=number > 0)
+    for number, run in enumerate(runs):
+        outcome = fit(run, RunFolder(folder), group, resume=number > 0, grow=number > 0)
         steps.append(outcome.position.step)
     return steps
 
@@ -143,7 +153,10 @@ def rows_by_id(log: Path, table: str) -> dict[str, int]:
 
 
 def compare(grown_log: Path, full_log: Path, grown: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, int]:
-    """Asserts equality to the bit, tables by id; returns how many numbers of each kind are equal."""
+    """Asserts equality to the bit, tables by id; returns how many numbers of each kind are equal.
+
+    rows elsewhere: rows of weights and of their state that lie elsewhere in the other model.
+    """
     equal = {"table": 0, "table_optimizer": 0, "dense": 0, "rows elsewhere": 0}
     assert grown.keys() == full.keys()
     for name, ours in grown.items():
@@ -168,16 +181,22 @@ def has_vocabulary(log: Path, table: str) -> bool:
     return next(v for v in schema.vocabularies if v.table == table).hash_rows is None
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+def packed(run: Run) -> Run:
+    """The same with whole users in a batch, which holds events that are history only as well."""
+    data = run.data.model_copy(update={"batches": Packed(tokens=256, context=16), "channels": {}})
+    return Run(**{**dict(run), "data": data, "tower": HSTUConfig(width=8, heads=2, head_width=4, window=8)})
+
+
+@pytest.mark.parametrize(("of", "ranks"), [(daily_run, 1), (daily_run, 2), (lambda log: packed(daily_run(log)), 2)])
 def test_meeting_items_day_by_day_equals_having_them_from_the_start(
-    logs: tuple[list[Path], list[Path]], tmp_path: Path, ranks: int
+    logs: tuple[list[Path], list[Path]], tmp_path: Path, of: Callable[[Path], Run], ranks: int
 ) -> None:
     grown_logs, full_logs = logs
     sizes = [load_manifest(log).tables["item"].rows for log in grown_logs]
     assert sizes == sorted(set(sizes)), "every day brings new items"
     assert {load_manifest(log).tables["item"].rows for log in full_logs} == {sizes[-1]}
-    steps = run_ranks(train_days, ranks, grown_logs, tmp_path / "grown")
-    assert steps == run_ranks(train_days, ranks, full_logs, tmp_path / "full")
+    steps = run_ranks(train_days, ranks, [of(log) for log in grown_logs], tmp_path / "grown")
+    assert steps == run_ranks(train_days, ranks, [of(log) for log in full_logs], tmp_path / "full")
     grown, full = whole_checkpoint(tmp_path / "grown"), whole_checkpoint(tmp_path / "full")
     equal = compare(grown_logs[-1], full_logs[-1], grown, full)
     assert equal["rows elsewhere"] > 20, "the same id has another row in the two runs"
@@ -219,7 +238,7 @@ def test_rows_tables_and_features_are_added_and_what_was_trained_stays(
     with open_group("cpu") as group:
         built = build_run(run, group)
         trainer = Trainer(run, RunFolder(begun), built)
-        trainer.start(True, True)
+        growth = trainer.start(True, True)
         parallel, dense = built.parallel, trainer.stepper.dense_optimizer
         live = training_state(parallel.model, parallel.fused_optimizer, dense, parallel.dense_parameters)
         starts = {s.table: (s.weight.clone(), s.offset) for s in local_shards(parallel.model)}
@@ -247,9 +266,9 @@ def test_rows_tables_and_features_are_added_and_what_was_trained_stays(
         names = sorted(ids)
         expected = normal_rows(run.train.seed, table, hash64(names), 4, run.embedding.init_std)
         assert np.array_equal(weight[[ids[n] for n in names]].numpy(), expected)
-    (line,) = read_growth(begun)
-    assert line["tables"]["page"] == {"old_rows": 0, "new_rows": manifest.tables["page"].rows}
-    assert line["inputs"] == ["event.page", "impression.page", "user.income"]
+    assert growth is not None
+    assert growth.tables["page"] == (0, manifest.tables["page"].rows)
+    assert growth.inputs == ("event.page", "impression.page", "user.income")
     assert trainer.position.first_step == trainer.position.step > 0
     assert (trainer.position.epoch, trainer.position.batch) == (0, 0)
 
@@ -267,7 +286,10 @@ def test_a_run_killed_after_it_grew_grows_again_and_one_that_ended_stays_as_it_i
     run = daily_run(logs[0][1])
     other = Path(shutil.copytree(begun, tmp_path / "other"))
     with open_group("cpu") as group:
-        Trainer(run, RunFolder(begun), build_run(run, group)).start(True, True)
+        built = build_run(run, group)
+        growth = Trainer(run, RunFolder(begun), built).start(True, True)
+        assert growth is not None
+        settle_growth(RunFolder(begun), growth, run, built.manifest)
     with pytest.raises(CheckpointError, match=r"the data changed; .* with --grow"):
         go_on(run, begun, grow=False)
     end = go_on(run, begun)
@@ -288,6 +310,17 @@ def test_steps_of_a_day_and_its_schedule_begin_anew(logs: tuple[list[Path], list
     lines = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"][-3:] == [first + 1, first + 2, first + 3]
     assert go_on(override(run, ["train.max_steps=5"]), begun) == first + 5
+
+
+def test_the_learning_rate_comes_back_with_a_new_log(logs: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    """Of a run whose first day ended at a tenth of it."""
+    settings = ["schedule.decay=linear", "schedule.end=0.1", "train.max_steps=3", "train.log_every=1"]
+    runs = [override(daily_run(log), settings) for log in logs[0][:2]]
+    with open_group("cpu") as group:
+        assert train_days(group, runs, tmp_path / "run") == [3, 6]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"]
+    assert rates == pytest.approx([0.001, 0.0007, 0.0004] * 2)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ctr_rec.metrics.ranking import auc
 from ctr_rec.prepare import synthetic
 from ctr_rec.prepare.synthetic import TRUTH, best_metrics, log_schema, read_raw, true_probabilities, write_log
 from ctr_rec.prepare.write import flat
+from ctr_rec.schema.manifest import SPLITS
 
 CONFIG = SyntheticConfig(users=40, items=30, requests_per_user=6)
 LATE = CONFIG.model_copy(update={"dwell": 40, "interleave": 0.7, "action_delay": 90, "seed": 5, "nth": 2})
@@ -88,6 +89,16 @@ def test_the_truth_cannot_be_beaten(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=rows.height)
     assert best["auc"] > auc(rows["label"].to_numpy(), rows["p"].to_numpy() + 0.2 * noise) + 0.01
     assert 0.9 < best["calibration"] < 1.1
+
+
+def test_impressions_before_the_training_range_are_history(tmp_path: Path) -> None:
+    start = synthetic.SPLIT.train_end - 86_400
+    split = synthetic.SPLIT.model_copy(update={"train_start": start})
+    manifest = write_log(CONFIG, tmp_path / "raw", tmp_path / "log", split)
+    found = dict(true_probabilities(tmp_path / "log").group_by("split").len().iter_rows())
+    assert tuple(found[name] for name in SPLITS) == manifest.impressions
+    assert found["history"] > 0
+    assert true_probabilities(tmp_path / "log", "train").height == manifest.impressions[0]
 
 
 def test_impressions_are_numbered_through_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
