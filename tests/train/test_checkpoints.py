@@ -203,6 +203,12 @@ def test_a_run_whose_checkpoints_lie_in_a_store_ends_and_resumes_as_one_that_kee
         remove_tree(place("memory://bucket"))
 
 
+def test_a_scheme_that_nobody_knows_is_refused_before_training(often: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fsspec knows no store for moon://"):
+        _fit_alone(override(often, ["checkpoint.folder=moon://crater/run"]), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def _resume_alone(run: Run, folder: Path) -> None:
     with open_group("cpu") as group:
         fit(run, RunFolder(folder), group, resume=True)
