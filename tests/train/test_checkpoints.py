@@ -83,23 +83,28 @@ def test_random_states_come_back(trained: RunFolder) -> None:
         assert len(stored["array.random_torch_cpu"]) == len(torch.get_rng_state())
 
 
-def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> str:
-    """Trains; the third save of rank 1 may meet a full disk."""
+def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> tuple[str, int]:
+    """Trains; the first save of rank 1 may meet a full disk. What is said, and the number of steps taken."""
     from ctr_rec.checkpoint import store
+    from ctr_rec.train.step import Stepper
 
-    write, count = store.write_rank_state, iter(range(1000))
+    take_step, steps = Stepper.step, []
+
+    def counted(*args: Any) -> Any:
+        steps.append(1)
+        return take_step(*args)
+
+    Stepper.step = counted  # type: ignore[method-assign]
 
     def full(*args: Any) -> None:
-        if next(count) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(*args)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     if group.index == 1 and full_disk:
         store.write_rank_state = full
     try:
-        return fit(run, RunFolder(folder), group, resume=False).end
+        return fit(run, RunFolder(folder), group, resume=False).end, len(steps)
     except CheckpointError as error:
-        return str(error)
+        return str(error), len(steps)
 
 
 @pytest.fixture
@@ -108,10 +113,15 @@ def often(trained: RunFolder) -> Run:
 
 
 def test_a_background_save_that_fails_on_one_rank_ends_all_with_its_sentence(often: Run, tmp_path: Path) -> None:
-    for said in run_ranks(_fit, 2, often, tmp_path, True, timeout=60):
-        assert "No space left on device; free space" in said
-    assert [step for step, _ in committed(tmp_path)] == [1, 2]
-    assert not checkpoint_folder(tmp_path, 3).exists()
+    """At a step's end, long before the next save would wait for it."""
+    settings = ["checkpoint.every=150", "validation.every=1000", "train.epochs=150", "train.log_every=100"]
+    run = override(often, settings)
+    (said, steps), other = run_ranks(_fit, 2, run, tmp_path, True, timeout=60)
+    assert "No space left on device; free space" in said
+    assert other == (said, steps)
+    assert 150 <= steps < 300
+    assert committed(tmp_path) == []
+    assert not checkpoint_folder(tmp_path, 150).exists()
 
 
 def _fit_alone(run: Run, folder: Path) -> None:
@@ -166,7 +176,7 @@ def test_synchronous_and_asynchronous_saves_write_the_same_bytes(often: Run, tmp
 def test_a_place_that_cannot_be_written_is_told_before_training(often: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = override(often, [f"checkpoint.folder={tmp_path / 'file' / 'in'}"])
-    for said in run_ranks(_fit, 2, run, tmp_path / "run", False):
+    for said, _ in run_ranks(_fit, 2, run, tmp_path / "run", False):
         assert re.search(r"cannot write to .*file.*choose another --run-dir or checkpoint.folder", said)
 
 
