@@ -117,10 +117,10 @@ class StorePath:
         del buffering
         return self.store.open(self.url, mode)
 
-    def read_text(self) -> str:
+    def read_text(self, encoding: str = "utf-8") -> str:
         content = self.store.cat_file(self.url)
         assert isinstance(content, bytes)
-        return content.decode("utf-8")
+        return content.decode(encoding)
 
     def iterdir(self) -> Iterator[StorePath]:
         found = self._fresh().ls(self.url, detail=False)

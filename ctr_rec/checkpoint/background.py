@@ -100,6 +100,11 @@ class Background:
         return self._thread is not None
 
     @property
+    def running(self) -> bool:
+        """Whether waiting would take time."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def failed(self) -> bool:
         """Whether the job has come to its end, and that end is an error. Only of this rank: ask the others too."""
         return self._error is not None

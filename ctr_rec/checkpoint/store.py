@@ -11,13 +11,11 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
@@ -33,8 +31,9 @@ from ctr_rec.checkpoint.manifest import (
     write_manifest,
 )
 from ctr_rec.checkpoint.safe_reader import SafeLoadPlanner, SafeReader
+from ctr_rec.checkpoint.writer import make_writer
 from ctr_rec.errors import CheckpointError
-from ctr_rec.files import AnyPath, remove_tree, sync_folder, write_durably
+from ctr_rec.files import AnyPath, file_size, remove_tree, sync_folder, write_durably
 from ctr_rec.sharding.group import Group
 
 RankState = Mapping[str, Any]
@@ -67,8 +66,8 @@ def save(folder: AnyPath, state: dict[str, Any], manifest: Manifest, per_rank: R
     """
     on_main(group, f"cannot make {folder}", lambda: _make_folder(folder))
     try:
-        _write_tensors(folder, state, group)
-        own = on_all(group, f"cannot write {folder}", lambda: _write_own(folder, per_rank, group.index))
+        written = _write_tensors(folder, state, group)
+        own = on_all(group, f"cannot write {folder}", lambda: _write_own(folder, per_rank, group.index, written))
         files = sorted((f for part in own for f in part), key=lambda f: f.name)
         complete = manifest.model_copy(update={"files": tuple(files), "versions": versions(), "world_size": group.size})
         on_main(group, f"cannot write {folder / MANIFEST}", lambda: write_manifest(folder, complete))
@@ -127,31 +126,25 @@ def _remove_what_was_written(folder: AnyPath) -> None:
         remove_tree(folder)
 
 
-def _write_tensors(folder: AnyPath, state: dict[str, Any], group: Group) -> None:
-    writer = _writer(folder)
+def _write_tensors(folder: AnyPath, state: dict[str, Any], group: Group) -> dict[str, StoredFile]:
+    """Returns the files that this rank wrote, by name."""
+    writer, written = make_writer(folder)
     try:
         save_distributed(state, storage_writer=writer, process_group=group.process_group)
     except CheckpointException as error:
         raise CheckpointError(f"cannot write {folder}: {_reasons(error)}") from error
+    return written
 
 
-def _writer(folder: AnyPath) -> FileSystemWriter:
-    if isinstance(folder, Path):
-        return FileSystemWriter(folder, single_file_per_rank=True, sync_files=True, overwrite=True)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
-    # An upload is durable when it ends; without a file descriptor to sync, torch would sync every disk of the host.
-    return FsspecWriter(str(folder), single_file_per_rank=True, sync_files=False, overwrite=True)
-
-
-def _write_own(folder: AnyPath, per_rank: RankState, rank: int) -> list[StoredFile]:
-    """Writes this rank's own state and describes every file that this rank wrote."""
+def _write_own(folder: AnyPath, per_rank: RankState, rank: int, written: Mapping[str, StoredFile]) -> list[StoredFile]:
+    """Writes this rank's own state; returns every file that this rank wrote, after a look at its size."""
     write_rank_state(folder, per_rank, rank)
-    names = [rank_file(rank), *(p.name for p in folder.glob(f"__{rank}_*.distcp"))]
-    if rank == 0:
-        names.append(".metadata")
     sync_folder(folder)
-    return [describe_file(folder, name) for name in names]
+    for file in written.values():
+        size = file_size(folder / file.name)
+        if size != file.bytes:
+            raise CheckpointError(f"{folder / file.name} was written with {file.bytes} bytes and has {size}")
+    return [*written.values(), describe_file(folder, rank_file(rank))]
 
 
 def rank_file(rank: int) -> str:

@@ -203,7 +203,7 @@ def digest(folder: Path) -> str:
 
 
 def full_disk_on_rank_one(group: Group, folder: Path, where: str) -> str:
-    from ctr_rec.checkpoint import store
+    from ctr_rec.checkpoint import store, writer
 
     parallel, dense = start(group, "rowwise_adagrad", SPREAD)
     save(folder / "step-1", state_of(parallel, dense), manifest(1), {}, group)
@@ -212,7 +212,7 @@ def full_disk_on_rank_one(group: Group, folder: Path, where: str) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if group.index == 1 and where == "tensors":
-        store.FileSystemWriter.write_data = full  # type: ignore[method-assign]
+        writer.FileSystemWriter.write_data = full  # type: ignore[method-assign]
     if group.index == 1 and where == "own":
         store.write_rank_state = full
     if group.index == 0 and where == "manifest":

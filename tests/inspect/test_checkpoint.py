@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ctr_rec.checkpoint.manifest import Manifest
 from ctr_rec.errors import CheckpointError
+from ctr_rec.files import place, remove_tree, write_durably
 from ctr_rec.inspect import describe
 from tests.checkpoint.stored import Marker, save_another_jobs, save_ours
 
@@ -81,6 +82,17 @@ def test_a_checkpoint_of_another_job_is_told_as_such(tmp_path: Path) -> None:
     assert not Marker.ran
     with pytest.raises(CheckpointError, match=r"no manifest\.json of ours, so there are no sizes"):
         said(tmp_path, check=True)
+
+
+def test_a_checkpoint_in_a_store_is_told_as_a_local_one(stored: tuple[Path, dict[str, np.ndarray]]) -> None:
+    there = place("memory://bucket/run") / "step-00000002"
+    try:
+        for file in stored[0].iterdir():
+            write_durably(there / file.name, file.read_bytes())
+        text = said(str(there), check=True)
+        assert text.replace(str(there), str(stored[0])) == said(stored[0], check=True)
+    finally:
+        remove_tree(place("memory://bucket"))
 
 
 def test_plain_sgd_leaves_dead_rows_unknown(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from ctr_rec.errors import ConfigError
-from ctr_rec.sharding.group import Group, open_group, pick_device, read_place
+from ctr_rec.sharding.group import Group, group_beside, open_group, pick_device, read_place
 from tests.ranks import run_ranks
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
@@ -123,3 +125,26 @@ def test_devices() -> None:
         assert pick_device("auto", 0).type == "cpu"
         with pytest.raises(ConfigError, match="no CUDA device"):
             pick_device("cuda", 0)
+
+
+def _beside(group: Group) -> tuple[list[int], tuple[bool, ...], bool]:
+    """Collectives of a thread and of the main one, in no order."""
+    beside, found = group_beside(group), []
+    thread = threading.Thread(target=lambda: found.extend(beside.all_gather_object(group.index * 10)))
+    if group.index == 0:
+        thread.start()
+    answers = group.any_of(group.index == 1, False, True)
+    if group.index == 1:
+        thread.start()
+    thread.join(30)
+    return found, answers, beside.backend == "gloo"
+
+
+def test_a_group_beside_does_not_mix_with_the_first() -> None:
+    assert run_ranks(_beside, 2) == [([0, 10], (True, False, True), True)] * 2
+
+
+def test_a_lone_rank_has_a_group_beside_too() -> None:
+    with open_group("cpu") as group:
+        assert _beside(group)[1] == (False, False, True)
+        assert group_beside(group).all_gather_object("x") == ["x"]

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -19,6 +20,7 @@ from ctr_rec.sharding.plan import (
     allowed_sharding,
     check_memory,
     make_plan,
+    memory_left,
     memory_per_rank,
     placement_of,
     table_bytes,
@@ -121,6 +123,17 @@ def test_the_planners_refusal_reaches_all_ranks_as_one_sentence() -> None:
 def test_a_rank_takes_its_share_of_the_host() -> None:
     whole, half = memory_per_rank(CPU, 1), memory_per_rank(CPU, 2)
     assert half < 0.75 * whole
+
+
+def test_what_a_rank_may_still_take_is_less_than_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = memory_left(1)
+    assert 0 < whole <= memory_per_rank(CPU, 1)
+    assert memory_left(2) < 0.75 * whole
+    held = psutil.Process().memory_info().rss
+    monkeypatch.setattr("ctr_rec.sharding.plan._memory_limit", lambda: 2 * held)
+    assert memory_left(1) < 1.2 * held
+    monkeypatch.setattr("ctr_rec.sharding.plan._memory_limit", lambda: held // 2)
+    assert memory_left(1) == 0
 
 
 def test_placement_is_saved_and_printed(tmp_path: Path) -> None:

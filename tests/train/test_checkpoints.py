@@ -16,7 +16,7 @@ from ctr_rec.checkpoint.history import checkpoint_folder, committed
 from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.checkpoint.store import write_rank_state
 from ctr_rec.config import override
-from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.errors import CheckpointError, ConfigError, DataError
 from ctr_rec.evaluate.predict import predict
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.files import StorePath, place, remove_tree
@@ -26,6 +26,7 @@ from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run
+from ctr_rec.train.step import Stepper
 from tests.batch.logs import random_users, write_log
 from tests.ranks import run_ranks
 from tests.train.runs import small_run
@@ -135,23 +136,27 @@ def test_random_states_come_back(trained: RunFolder) -> None:
         assert len(stored["array.random_torch_cpu"]) == len(torch.get_rng_state())
 
 
-def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> str:
-    """Trains; the third save of rank 1 may meet a full disk."""
+def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> tuple[str, int]:
+    """Trains; the first save of rank 1 may meet a full disk. What is said, and the number of steps taken."""
     from ctr_rec.checkpoint import store
 
-    write, count = store.write_rank_state, iter(range(1000))
+    take_step, steps = Stepper.step, []
+
+    def counted(*args: Any) -> Any:
+        steps.append(1)
+        return take_step(*args)
+
+    Stepper.step = counted  # type: ignore[method-assign]
 
     def full(*args: Any) -> None:
-        if next(count) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(*args)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     if group.index == 1 and full_disk:
         store.write_rank_state = full
     try:
-        return fit(run, RunFolder(folder), group, resume=False).end
+        return fit(run, RunFolder(folder), group, resume=False).end, len(steps)
     except CheckpointError as error:
-        return str(error)
+        return str(error), len(steps)
 
 
 @pytest.fixture
@@ -160,10 +165,15 @@ def often(trained: RunFolder) -> Run:
 
 
 def test_a_background_save_that_fails_on_one_rank_ends_all_with_its_sentence(often: Run, tmp_path: Path) -> None:
-    for said in run_ranks(_fit, 2, often, tmp_path, True, timeout=60):
-        assert "No space left on device; free space" in said
-    assert [step for step, _ in committed(tmp_path)] == [1, 2]
-    assert not checkpoint_folder(tmp_path, 3).exists()
+    """At a step's end, long before the next save would wait for it."""
+    settings = ["checkpoint.every=60", "validation.every=1000", "train.epochs=60", "train.log_every=100"]
+    run = override(often, settings)
+    (said, steps), other = run_ranks(_fit, 2, run, tmp_path, True, timeout=60)
+    assert "No space left on device; free space" in said
+    assert other == (said, steps)
+    assert 60 <= steps < 120
+    assert committed(tmp_path) == []
+    assert not checkpoint_folder(tmp_path, 60).exists()
 
 
 def _fit_alone(run: Run, folder: Path) -> None:
@@ -182,6 +192,26 @@ def test_one_save_at_a_time_and_the_wait_is_told(
     _fit_alone(override(often, ["train.max_steps=3"]), tmp_path)
     assert re.search(r"waited 0\.\d\d s for the save of step 1, which took", capfd.readouterr().err)
     assert [step for step, _ in committed(tmp_path)] == [1, 2, 3]
+
+
+def test_a_run_that_ends_with_an_error_lets_the_save_under_way_come_to_its_end(
+    often: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: Any) -> None:
+        time.sleep(0.3)
+        write_rank_state(*args)
+
+    def step(*args: Any) -> Any:
+        if (tmp_path / "checkpoints" / "step-00000002").exists():
+            raise DataError("row 7 is not what its schema says")
+        return take_step(*args)
+
+    take_step = Stepper.step
+    monkeypatch.setattr("ctr_rec.checkpoint.store.write_rank_state", slow)
+    monkeypatch.setattr(Stepper, "step", step)
+    with pytest.raises(DataError, match="row 7 is not what its schema says"):
+        _fit_alone(override(often, ["checkpoint.every=2", "train.epochs=200"]), tmp_path)
+    assert [step for step, _ in committed(tmp_path)] == [2]
 
 
 def test_a_copy_that_does_not_fit_is_told_once_and_saving_holds_training_up(
@@ -218,7 +248,7 @@ def test_synchronous_and_asynchronous_saves_write_the_same_bytes(often: Run, tmp
 def test_a_place_that_cannot_be_written_is_told_before_training(often: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = override(often, [f"checkpoint.folder={tmp_path / 'file' / 'in'}"])
-    for said in run_ranks(_fit, 2, run, tmp_path / "run", False):
+    for said, _ in run_ranks(_fit, 2, run, tmp_path / "run", False):
         assert re.search(r"cannot write to .*file.*choose another --run-dir or checkpoint.folder", said)
 
 
@@ -253,6 +283,12 @@ def test_a_run_whose_checkpoints_lie_in_a_store_ends_and_resumes_as_one_that_kee
         _resume_alone(moved, tmp_path / "there")
     finally:
         remove_tree(place("memory://bucket"))
+
+
+def test_a_scheme_that_nobody_knows_is_refused_before_training(often: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fsspec knows no store for moon://"):
+        _fit_alone(override(often, ["checkpoint.folder=moon://crater/run"]), tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 def _resume_alone(run: Run, folder: Path) -> None:

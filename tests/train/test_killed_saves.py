@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,20 @@ LONGEST_WAIT = 0.15
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     log = tmp_path_factory.mktemp("log")
     write_log(log, random_users(seed=3, count=60))
-    settings = ["checkpoint.every=2", "checkpoint.asynchronous=true", "train.log_every=1", "train.epochs=3"]
+    settings = ["checkpoint.every=2", "checkpoint.asynchronous=true", "train.log_every=1", "train.epochs=2"]
     return override(small_run(log), settings)
 
 
 def _fit(group: Group, run: Run, folder: Path, resume: bool) -> str:
     return fit(run, RunFolder(folder), group, resume).end
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, never killed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run_ranks(_fit, RANKS, run, folder, False) == ["finished"] * RANKS
+    return folder
 
 
 def _torn(folder: Path, since: float = 0.0) -> list[Path]:
@@ -86,9 +96,8 @@ def _check_what_is_left(folder: Path, before: int) -> int:
     return newest
 
 
-def test_ranks_killed_while_saving_lose_nothing_and_end_bit_identical(run: Run, tmp_path: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    assert run_ranks(_fit, RANKS, run, whole, False) == ["finished"] * RANKS
+def test_ranks_killed_while_saving_lose_nothing_and_end_bit_identical(run: Run, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
     random, kills, torn, newest = np.random.default_rng(KILLS), 0, 0, 0
     while kills < KILLS:
         meeting = tmp_path / f"meeting-{kills}-{time.time_ns()}"
@@ -116,3 +125,35 @@ def _same(folder: Path, whole: Path) -> None:
     assert {p.name for p in root(folder).iterdir()} == {p.name for p in root(whole).iterdir()}
     assert _lines(folder) == _lines(whole)
     assert np.array_equal(_seen(folder), _seen(whole))
+
+
+def _fit_slowly(group: Group, run: Run, folder: Path) -> str:
+    """Every save lasts longer than a step, so that a signal meets one under way."""
+    from ctr_rec.checkpoint import store
+
+    write = store.write_rank_state
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.4)
+        write(*args)
+
+    store.write_rank_state = slow
+    return fit(run, RunFolder(folder), group, False).end
+
+
+def test_ranks_asked_to_stop_while_saving_save_and_go_on_to_the_same_end(run: Run, whole: Path, tmp_path: Path) -> None:
+    folder, meeting = tmp_path / "stopped", tmp_path / "meeting"
+    meeting.mkdir()
+    ranks = start_ranks(_fit_slowly, RANKS, str(meeting), run, folder)
+    while not _torn(folder) and all(p.exitcode is None for p in ranks):
+        time.sleep(0.005)
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    for process in ranks:
+        process.join(60)
+    assert [p.exitcode for p in ranks] == [0] * RANKS
+    marker = json.loads(RunFolder(folder).clean_stop.read_text())
+    assert marker["end"] == "stopped"
+    assert committed(folder)[-1][0] == marker["step"] < committed(whole)[-1][0]
+    assert not _torn(folder)
+    assert run_ranks(_fit, RANKS, run, folder, True) == ["finished"] * RANKS
+    assert _state(folder) == _state(whole)
