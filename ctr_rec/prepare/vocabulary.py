@@ -8,8 +8,6 @@ RFC 7693, the same on every machine and version.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +15,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from ctr_rec.schema.hashing import hash64, hashed_rows
 from ctr_rec.schema.log import Vocabulary
 from ctr_rec.schema.manifest import TableInfo
-
-UInt64 = npt.NDArray[np.uint64]
-
-
-def hash64(ids: Iterable[str | int]) -> UInt64:
-    """The stated hash of each id; meant for distinct ids (about a microsecond each)."""
-    digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids)
-    return np.frombuffer(digests, dtype="<u8")
-
 
 def partition_of(ids: pl.Series, partitions: int) -> npt.NDArray[np.int64]:
     """Partition of each id by the stated hash, computed once per distinct id."""
@@ -65,7 +55,7 @@ class Rows:
             self.frame = ordered.with_columns(row.cast(pl.Int32).alias("row")).select("id", "row", "count")
             rows = int(self.frame["row"].max() or 0) + 1  # pyright: ignore[reportArgumentType]
         else:
-            hashed = 1 + (hash64(ordered["id"].to_list()) % np.uint64(vocabulary.hash_rows)).astype(np.int64)
+            hashed = hashed_rows(ordered["id"].to_list(), vocabulary.hash_rows)
             self.frame = ordered.with_columns(pl.Series("row", hashed, pl.Int32)).select("id", "row", "count")
             rows = vocabulary.hash_rows + 1
         total = int(self.frame["count"].sum())

@@ -5,6 +5,7 @@ environment.json    versions, code, hardware      tensorboard/    the same numbe
 plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
 predictions/        one Parquet file per split    seen/           impressions trained on, where asked for
 report.html         what happened, to look at     clean-stop.json marks that the run ended or stopped in order
+warm-start.json     what came from another model, where it did
 """
 
 from __future__ import annotations

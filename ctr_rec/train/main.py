@@ -16,6 +16,7 @@ from ctr_rec.train.environment import environment
 from ctr_rec.train.folder import RunFolder, write_json
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
+from ctr_rec.train.warm_start import start_warm
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool) -> Outcome:
     trainer = Trainer(run, folder, built)
     if group.is_main:
         _describe(folder, built)
+    if not goes_on and run.warm_start is not None:
+        start_warm(run.warm_start, built, folder)
     trainer.start(goes_on)
     outcome = trainer.fit()
     if group.is_main:
