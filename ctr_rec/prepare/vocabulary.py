@@ -19,6 +19,7 @@ from ctr_rec.schema.hashing import hash64, hashed_rows
 from ctr_rec.schema.log import Vocabulary
 from ctr_rec.schema.manifest import TableInfo
 
+
 def partition_of(ids: pl.Series, partitions: int) -> npt.NDArray[np.int64]:
     """Partition of each id by the stated hash, computed once per distinct id."""
     if partitions == 1:

@@ -192,8 +192,8 @@ def _nothing_matches(plan: Planned, source: Source, group: Group) -> str:
     theirs = ", ".join(repr(i) for i in plan.pairs.examples)
     return (
         f"table {plan.table.name}: no id of ours is in table {plan.source.name!r} of {source.path} "
-        f"({plan.rule.words}). Ours look like {ours or 'nothing'}, the source's like {theirs or 'nothing'}; expected the "
-        "same text for the same id: check the vocabulary, or bring ids together with a map, or set warm_start.skip"
+        f"({plan.rule.words}). Ours look like {ours or 'nothing'}, the source's like {theirs or 'nothing'}; expected "
+        "the same text for the same id: check the vocabulary, or bring ids together with a map, or set warm_start.skip"
     )
 
 
