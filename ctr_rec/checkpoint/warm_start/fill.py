@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.checkpoint.warm_start.row_map import RowMap
-from ctr_rec.checkpoint.warm_start.rows import Int64, RowReader
+from ctr_rec.checkpoint.warm_start.rows import Int64, RowReader, whole_rows
 from ctr_rec.errors import CheckpointError
 from ctr_rec.sharding.tables import LocalShard
 
@@ -63,14 +63,15 @@ def _columns(shard: LocalShard, values_ND: Tensor) -> Tensor:
 
 def _copy(shards: Sequence[LocalShard], target_N: Int64, values_ND: Tensor) -> None:
     side_by_side = bool((np.diff(target_N) == 1).all())
-    index = None if side_by_side else torch.from_numpy(target_N)
     for shard in shards:
-        part = _columns(shard, values_ND)
-        if index is None:
-            shard.weight[int(target_N[0]) : int(target_N[-1]) + 1].copy_(part)
+        weight, part = shard.weight, _columns(shard, values_ND)
+        if side_by_side:
+            weight[int(target_N[0]) : int(target_N[-1]) + 1].copy_(part)
+        elif weight.device.type == "cpu" and weight.dim() == 2 and weight.is_contiguous() and part.is_contiguous():
+            whole_rows(weight)[target_N] = whole_rows(part.to(weight.dtype))
         else:
-            device = shard.weight.device
-            shard.weight.index_copy_(0, index.to(device), part.to(device, shard.weight.dtype))
+            index = torch.from_numpy(target_N).to(weight.device)
+            weight.index_copy_(0, index, part.to(weight.device, weight.dtype))
 
 
 def _clear(shards: Sequence[LocalShard], pairs: RowMap) -> None:

@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ctr_rec.checkpoint.warm_start.id_stream import IdStream
 from ctr_rec.checkpoint.warm_start.rows import Int64
-from ctr_rec.errors import CheckpointError
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -75,34 +73,3 @@ def _in_order(ours_P: Int64, theirs_P: Int64, size: int) -> tuple[Int64, Int64]:
         return slot[filled], filled
     order = np.lexsort((ours_P, theirs_P))
     return ours_P[order], theirs_P[order]
-
-
-class Doubles:
-    """Looks for ids that occur twice in a source. Each rank keeps the hashes of its share of all ids."""
-
-    def __init__(self, index: int, size: int) -> None:
-        self._index, self._size = np.uint64(index), np.uint64(size)
-        self._hashes: list[UInt64] = []
-
-    def add(self, ids: pl.Series) -> None:
-        found = quick_hash(ids)
-        self._hashes.append(found if self._size == 1 else found[found % self._size == self._index])
-
-    def check(self, stream: IdStream) -> None:
-        """Raises CheckpointError that names an id which occurs twice; reads the stream again only on suspicion."""
-        hashes = np.concatenate(self._hashes) if self._hashes else np.zeros(0, np.uint64)
-        self._hashes = []
-        hashes.sort()
-        suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-        if len(suspects) == 0:
-            return
-        seen: dict[str, int] = {}
-        for batch in stream.read():
-            for at in np.flatnonzero(np.isin(quick_hash(batch.ids), suspects)).tolist():
-                name, row = str(batch.ids[at]), int(batch.rows[at])
-                if name in seen:
-                    raise CheckpointError(
-                        f"{stream.where}: id {name!r} occurs twice, with rows {seen[name]} and {row}; keep one, since "
-                        "nothing says which vector is its own"
-                    )
-                seen[name] = row

@@ -17,13 +17,15 @@ from ctr_rec.schema.manifest import load_manifest
 @dataclass(frozen=True)
 class IdRule:
     """stream: ids with their rows; or hashed: rows and first are filled in. mapped: a map from our ids, on top of the
-    other two where it names ids, alone where it names rows. no_ids: rows of the table that are no id's own."""
+    other two where it names ids, alone where it names rows. no_ids: rows of the table that are no id's own.
+    vocabulary: the file of a stream whose row 0, if any, is what ours is."""
 
     words: str
     stream: IdStream | None = None
     hashed: HashedIds | None = None
     mapped: IdStream | None = None
     no_ids: tuple[int, ...] = ()
+    vocabulary: Path | None = None
 
 
 def id_rule(
@@ -45,7 +47,7 @@ def id_rule(
     if not path.is_file():
         raise CheckpointError(f"the vocabulary {path} does not exist (looked from {Path.cwd()})")
     stream = vocabulary_stream(path, skip, table.rows, share)
-    return IdRule(f"vocabulary {ids.path}", stream, no_ids=() if skip is None else (skip,))
+    return IdRule(f"vocabulary {ids.path}", stream, no_ids=() if skip is None else (skip,), vocabulary=path)
 
 
 def _default(source: Source, table: SourceTable, config: WarmStart, share: tuple[int, int]) -> IdRule:
@@ -120,5 +122,5 @@ def _of_log(log: str, source: Source, table: SourceTable, share: tuple[int, int]
     if buckets is not None:
         rule = _hashed(HashedIds(rows=buckets), table, source.path)
         return IdRule(f"the stated hash of {log}, {buckets} rows", hashed=rule.hashed, no_ids=(0,))
-    stream = vocabulary_stream(vocabulary_file(log, table.name), 0, table.rows, share)
-    return IdRule(f"vocabulary of {log}", stream, no_ids=(0,))
+    path = vocabulary_file(log, table.name)
+    return IdRule(f"vocabulary of {log}", vocabulary_stream(path, 0, table.rows, share), no_ids=(0,), vocabulary=path)

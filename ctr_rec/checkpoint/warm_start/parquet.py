@@ -104,6 +104,11 @@ class ParquetRows:
     def file_of(self, row: int) -> str:
         return next(f"{p.path} (its row {row - p.first})" for p in self._parts if p.first <= row < p.first + p.rows)
 
+    def row(self, row: int) -> Tensor:
+        part = next(p for p in self._parts if p.first <= row < p.first + p.rows)
+        value = pq.read_table(part.path, columns=[self._column])[self._column][row - part.first].as_py()
+        return torch.tensor(np.atleast_1d(value), dtype=self.dtype)
+
     def blocks(self, rows_N: Int64) -> Iterator[tuple[int, Tensor]]:
         for part in self._parts:
             metadata, first = open_file(part.path).metadata, part.first

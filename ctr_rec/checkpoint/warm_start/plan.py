@@ -124,7 +124,12 @@ def _plan_table(
         state = carried_state(table.name, found, kind, width, table.dim, settings)
         _check_buckets(settings, table, found)
         carry = source.manifest is not None
-        pairs = row_map(table, target_ids(table, low, high), rule, settings, carry, share)
+        pairs = row_map(table, target_ids(table, low, high), rule, settings, carry)
+        if len(pairs.source_P) and pairs.source_P[-1] >= found.rows:
+            raise CheckpointError(
+                f"table {table.name}: {rule.words} has row {pairs.source_P[-1]}, but table {found.name!r} of "
+                f"{source.path} has {found.rows} rows: they do not belong together"
+            )
         return Planned(table, found, settings, rule, width, state, pairs, tuple(shards or ()), counted)
 
     planned = on_all(group, plan)

@@ -5,6 +5,7 @@ Legend: O ids of ours, P pairs (our row, source row), R rows of ours from `low` 
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ctr_rec.checkpoint.warm_start.config import Buckets, HashedIds, TableWarmStart
-from ctr_rec.checkpoint.warm_start.id_index import Doubles, IdIndex
+from ctr_rec.checkpoint.warm_start.id_index import IdIndex
 from ctr_rec.checkpoint.warm_start.id_rule import IdRule
 from ctr_rec.checkpoint.warm_start.id_stream import IdStream
 from ctr_rec.checkpoint.warm_start.rows import Int64
@@ -70,12 +71,10 @@ class _Pairs(NamedTuple):
     examples: tuple[str, ...] = ()
 
 
-def row_map(
-    table: TargetTable, ids: TargetIds, rule: IdRule, settings: TableWarmStart, carry: bool, share: tuple[int, int]
-) -> RowMap:
+def row_map(table: TargetTable, ids: TargetIds, rule: IdRule, settings: TableWarmStart, carry: bool) -> RowMap:
     """The rows of [ids.low, ids.high).
 
-    carry: row 0 comes from the source's row 0. share: (index, size) of this rank, for work that all ranks share.
+    carry: row 0 comes from the source's row 0.
 
     Raises:
         CheckpointError: an id twice in the source, several source rows for one of ours without `many_to_one`.
@@ -83,7 +82,7 @@ def row_map(
     hashed = rule.hashed if rule.mapped is None else None
     if hashed is not None and table.hash_rows is not None and table.hash_rows % (hashed.rows or 1) == 0:
         return _by_arithmetic(ids, hashed, carry)
-    pairs = _pairs(ids.ids, rule, share)
+    pairs = _identical(table, ids, rule) or _pairs(ids.ids, rule)
     target_P = ids.rows[pairs.own_P]
     matched_R = np.zeros(ids.high - ids.low, bool)
     matched_R[target_P - ids.low] = True
@@ -144,9 +143,9 @@ def _counts(ids: TargetIds, matched_R: npt.NDArray[np.bool_], met_O: npt.NDArray
     return Counts(matched, rows - matched, seen, int(ids.counts.sum()) - seen, ids.unknown, source_seen)
 
 
-def _pairs(ids: pl.Series, rule: IdRule, share: tuple[int, int]) -> _Pairs:
+def _pairs(ids: pl.Series, rule: IdRule) -> _Pairs:
     if rule.mapped is None:
-        return _plain(ids, rule, share)
+        return _plain(ids, rule)
     index, examples = IdIndex(ids), ()
     own, rows, names = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [pl.Series([], dtype=pl.String)]
     for batch in rule.mapped.read():
@@ -159,25 +158,32 @@ def _pairs(ids: pl.Series, rule: IdRule, share: tuple[int, int]) -> _Pairs:
     own_P = np.concatenate(own)
     if rule.stream is None and rule.hashed is None:
         return _Pairs(own_P, np.concatenate(rows), examples=examples)
-    below = _plain(pl.concat(names), rule, share)
+    below = _plain(pl.concat(names), rule)
     return _Pairs(own_P[below.own_P], below.source_P, below.seen_P, below.total, examples)
 
 
-def _plain(ids: pl.Series, rule: IdRule, share: tuple[int, int]) -> _Pairs:
+def _identical(table: TargetTable, ids: TargetIds, rule: IdRule) -> _Pairs | None:
+    """Our rows themselves, where the source's vocabulary is ours byte for byte (another tower on the same log)."""
+    path = rule.vocabulary
+    if path is None or table.hash_rows is not None or not filecmp.cmp(path, table.vocabulary, shallow=False):
+        return None
+    return _Pairs(np.arange(len(ids.ids)), ids.rows)
+
+
+def _plain(ids: pl.Series, rule: IdRule) -> _Pairs:
     if rule.hashed is not None:
         assert rule.hashed.rows is not None
         rows = hashed_rows(ids.to_list(), rule.hashed.rows, rule.hashed.first)
         return _Pairs(np.arange(len(ids)), rows)
     assert rule.stream is not None
-    return _by_stream(ids, rule.stream, share)
+    return _by_stream(ids, rule.stream)
 
 
-def _by_stream(ids: pl.Series, stream: IdStream, share: tuple[int, int]) -> _Pairs:
-    index, doubles = IdIndex(ids), Doubles(*share)
+def _by_stream(ids: pl.Series, stream: IdStream) -> _Pairs:
+    index = IdIndex(ids)
     own, rows, seen, total = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     counted, examples = True, ()
     for batch in stream.read():
-        doubles.add(batch.ids)
         own_P, at_P = index.find(batch.ids)
         own.append(own_P)
         rows.append(batch.rows[at_P])
@@ -187,9 +193,21 @@ def _by_stream(ids: pl.Series, stream: IdStream, share: tuple[int, int]) -> _Pai
         else:
             seen.append(batch.counts[at_P])
             total += int(batch.counts.sum())
-    doubles.check(stream)
-    seen_P = np.concatenate(seen) if counted else None
-    return _Pairs(np.concatenate(own), np.concatenate(rows), seen_P, total if counted else None, examples)
+    own_P, rows_P = np.concatenate(own), np.concatenate(rows)
+    _check_once(ids, own_P, rows_P, stream.where)
+    return _Pairs(own_P, rows_P, np.concatenate(seen) if counted else None, total if counted else None, examples)
+
+
+def _check_once(ids: pl.Series, own_P: Int64, rows_P: Int64, where: str) -> None:
+    """An id of ours that stands twice in a source has no vector of its own there."""
+    times = np.bincount(own_P, minlength=1)
+    if times.max() > 1:
+        own = int(np.argmax(times > 1))
+        rows = rows_P[own_P == own]
+        raise CheckpointError(
+            f"{where}: id {ids[own]!r} occurs {len(rows)} times, with rows {rows[0]} and {rows[1]}; keep one, since "
+            "nothing says which vector is its own"
+        )
 
 
 def _reduced(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,10 @@ def write_parquet(path: Path, ids: Sequence[Any], vectors: Any, parts: int = 1, 
     vectors = vectors.numpy() if isinstance(vectors, torch.Tensor) else vectors
     kind = pa.from_numpy_dtype(vectors.dtype)
     cuts = np.linspace(0, len(ids), parts + 1).astype(int)
-    for part, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for part, (low, high) in enumerate(pairwise(cuts)):
         flat = pa.array(vectors[low:high].reshape(-1), kind)
-        columns = {"id": pa.array(list(ids[low:high])), "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+        lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        columns: dict[str, pa.Array] = {"id": pa.array(list(ids[low:high])), "vector": lists}
         columns |= {f"state_{key}": pa.array(np.asarray(value)[low:high]) for key, value in states.items()}
         target = path if parts == 1 else path.with_suffix("") / f"part-{part}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -58,8 +58,8 @@ def write_source(root: Path, kind: str) -> dict[str, tuple[torch.Tensor, torch.T
         write_safetensors(root / "source" / "model.safetensors", tensors)
     else:
         for table, (vectors, state) in made.items():
-            parts = 3 if table == "item" else 1
-            write_parquet(root / "source" / f"{table}.parquet", their_ids(table), vectors, parts, momentum1=state.numpy())
+            path, parts = root / "source" / f"{table}.parquet", 3 if table == "item" else 1
+            write_parquet(path, their_ids(table), vectors, parts, momentum1=state.numpy())
     return made
 
 
@@ -99,7 +99,7 @@ def test_every_matched_id_has_its_vector_and_state_on_any_number_of_ranks(root: 
         assert (report["matched"], report["new"]) == (matched, len(mine) - 1 - matched)
         assert report["dropped"] == ROWS[name] - matched
         assert report["optimizer_state"] == "carried: row-wise Adagrad"
-        assert 0 < matched
+            assert matched > 0
     assert any(t["new"] for t in found["report"]["tables"])
     for size, places in PLACES.items():
         for other in on_ranks(size, config_of(root, kind), ours, places):
@@ -211,10 +211,10 @@ def columns_on_ranks(group: Group, root: Path) -> bool:
 
 
 def test_a_table_that_the_source_lacks_is_left_alone_and_listed(root: Path) -> None:
-    made = write_source(root, "dcp")
-    del made
+    write_source(root, "dcp")
     config = config_of(root, "dcp")
-    config = config.model_copy(update={"tables": {k: v for k, v in config.tables.items() if k != "age"}, "skip": ("age",)})
+    tables = {name: own for name, own in config.tables.items() if name != "age"}
+    config = config.model_copy(update={"tables": tables, "skip": ("age",)})
     found = alone(config, targets(root / "ours"))
     assert np.array_equal(found["after"]["table/age"], found["before"]["table/age"])
     assert next(t for t in found["report"]["tables"] if t["table"] == "age")["left_alone"] == "skipped, as asked"
