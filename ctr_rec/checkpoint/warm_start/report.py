@@ -87,7 +87,7 @@ class WarmStartReport(Config):
                 f"{t.dropped:,}" + (f" ({_share(t.dropped_share)})" if t.dropped_share is not None else ""),
                 ", ".join(part for part in (f"{t.dim} x {t.dtype}", t.change) if part),
                 t.optimizer_state,
-                f"{t.new_rows}; row 0 {t.row_zero}",
+                t.new_rows,
             )
         return shown
 
@@ -97,7 +97,9 @@ class WarmStartReport(Config):
         said = f"dense weights ({dense.rule}): {len(dense.loaded)} taken, {len(dense.left_out)} left out"
         if dense.rule != "none":
             said += "".join(f"\n  {name}: {why}" for name, why in dense.left_out.items())
-        return [said, *(f"warning: {w}" for w in self.warnings)]
+        carried = [t.table for t in self.tables if t.row_zero == "carried"]
+        zero = f"row 0 (out-of-vocabulary): {'carried for ' + ', '.join(carried) if carried else 'by initialiser'}"
+        return [zero, said, *(f"warning: {w}" for w in self.warnings)]
 
 
 def _share(value: float | None) -> str:

@@ -20,6 +20,9 @@ from ctr_rec.files import join_path, local_file
 from ctr_rec.schema.manifest import LogManifest
 from ctr_rec.schema.table import SparseSpec
 
+# Whoever holds the last row also looks for rows that the table does not have.
+BEYOND = 1 << 62
+
 
 @dataclass(frozen=True)
 class TargetTable:
@@ -70,7 +73,10 @@ def target_ids(table: TargetTable, low: int, high: int) -> TargetIds:
         raise DataError(f"{table.vocabulary}: expected columns id, row, count; prepare the log again")
     ids, rows, counts, unknown = [], [], [], 0
     for batch in file.iter_batches(
-        BATCH, row_groups=_groups(file, low, high), columns=["id", "row", "count"], use_threads=False
+        BATCH,
+        row_groups=_groups(file, low, high if high < table.rows else BEYOND),
+        columns=["id", "row", "count"],
+        use_threads=False,
     ):
         found = whole_numbers(batch["row"], table.vocabulary, "row")
         count = whole_numbers(batch["count"], table.vocabulary, "count")

@@ -99,7 +99,7 @@ def test_every_matched_id_has_its_vector_and_state_on_any_number_of_ranks(root: 
         assert (report["matched"], report["new"]) == (matched, len(mine) - 1 - matched)
         assert report["dropped"] == ROWS[name] - matched
         assert report["optimizer_state"] == "carried: row-wise Adagrad"
-            assert matched > 0
+        assert matched > 0
     assert any(t["new"] for t in found["report"]["tables"])
     for size, places in PLACES.items():
         for other in on_ranks(size, config_of(root, kind), ours, places):
