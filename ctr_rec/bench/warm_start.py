@@ -26,6 +26,8 @@ ROWS, WIDTH, SHARDS, RUNS = 8_000_000, 64, 4, 3
 RANKS = (2, 3)
 MEMORY_GOAL, TIME_GOAL = ">= 1", ">= 0.25"
 ALLOWED_FACTOR, ALLOWED_BYTES = 1.25, 512 << 20
+# What a busy machine cannot lengthen; besides, since the goal speaks of time.
+PROCESSOR = "cached, processor time"
 PARAMETER = "model.embeddings.item.weight"
 
 
@@ -56,7 +58,7 @@ def _emit(emit: Emit, rows: int, size: int, order: str, runs: int, figures: list
         ratio=allowed / peak,
         goal=MEMORY_GOAL,
     )
-    for state in ("cached", "evicted"):
+    for state in ("cached", "evicted", PROCESSOR):
         took, read = (
             [max(f[f"{state} {what}"][i] for f in figures) for i in range(runs)] for what in ("start", "read")
         )
@@ -68,7 +70,7 @@ def _emit(emit: Emit, rows: int, size: int, order: str, runs: int, figures: list
             "s",
             baseline=statistics.median(read),
             ratio=statistics.median(read) / statistics.median(took),
-            goal=TIME_GOAL,
+            goal=None if state == PROCESSOR else TIME_GOAL,
             min=min(took),
             max=max(took),
             runs=runs,
@@ -192,12 +194,14 @@ def rank_figures(folder: str, order: str, rows: int, runs: int, meeting: str) ->
                 if state == "evicted" and group.is_main:
                     evict(place)
                 group.barrier()
-                began = time.perf_counter()
+                began, used = time.perf_counter(), time.process_time()
                 if what == "read":
                     _read(place / "source", shard.weight, shard.offset[0] * WIDTH * 4)
                 else:
                     warm_start(config, parallel, [ours], _manifest(), OptimizerKind.ROWWISE_ADAGRAD)
                 figures.setdefault(f"{state} {what}", []).append(time.perf_counter() - began)
+                if state == "cached":
+                    figures.setdefault(f"{PROCESSOR} {what}", []).append(time.process_time() - used)
         figures["peak"] = peak() - imported
     return figures
 

@@ -105,8 +105,10 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": range(5000), "vector": vectors}), path, compression="zstd", use_dictionary=False)
     table = open_parquet_source(path).find("t")
     assert table is not None
+    place = pq.ParquetFile(path).metadata.row_group(0).column(1)
     content = bytearray(path.read_bytes())
-    content[len(content) // 4 : len(content) // 4 + 4000] = b"\xff" * 4000
+    start = place.data_page_offset
+    content[start : start + place.total_compressed_size] = b"\xff" * place.total_compressed_size
     path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=r"t.parquet is damaged"):
         read(table.vectors, np.arange(5000))
