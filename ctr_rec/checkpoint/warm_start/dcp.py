@@ -34,7 +34,7 @@ def open_checkpoint(folder: Path, group: Group, check: bool) -> Source:
         else:
             unread.append(name)
     found = from_tensors(str(folder), "checkpoint", tensors, manifest)
-    return Source(found.path, found.kind, found.tables, found.dense, manifest, tuple(unread))
+    return Source(found.path, found.kind, found.tables, found.dense, manifest, (*found.unread, *unread))
 
 
 def _check(folder: Path, manifest: Manifest, group: Group) -> None:

@@ -72,7 +72,7 @@ def _misfit(shape: tuple[int, ...], theirs: str | None, source: Source) -> str |
     if theirs is None:
         return "the source has none of this name"
     if theirs in source.unread:
-        return f"the entry {theirs} is no tensor, and nothing else is read"
+        return f"the entry {theirs} is no tensor, or one in pieces, and nothing else is read"
     if theirs not in source.dense:
         return f"{source.path} has no weight {theirs!r}"
     stored = source.dense[theirs]

@@ -12,7 +12,7 @@ from ctr_rec.checkpoint.warm_start.config import TableWarmStart, WarmStart
 from ctr_rec.checkpoint.warm_start.id_rule import IdRule, id_rule
 from ctr_rec.checkpoint.warm_start.moments import Carried, carried_state
 from ctr_rec.checkpoint.warm_start.report import TableReport, WarmStartReport
-from ctr_rec.checkpoint.warm_start.row_map import Counts, RowMap, row_map
+from ctr_rec.checkpoint.warm_start.row_map import Counts, RowMap, is_ours, row_map
 from ctr_rec.checkpoint.warm_start.seen_times import check_times, trained_until
 from ctr_rec.checkpoint.warm_start.source import Source, SourceTable
 from ctr_rec.checkpoint.warm_start.target import TargetTable, target_ids
@@ -124,7 +124,8 @@ def _plan_table(
         state = carried_state(table.name, found, kind, width, table.dim, settings)
         _check_buckets(settings, table, found)
         carry = source.manifest is not None
-        pairs = row_map(table, target_ids(table, low, high), rule, settings, carry)
+        ids = target_ids(table, low, high, text=not is_ours(table, rule))
+        pairs = row_map(table, ids, rule, settings, carry)
         if len(pairs.source_P) and pairs.source_P[-1] >= found.rows:
             raise CheckpointError(
                 f"table {table.name}: {rule.words} has row {pairs.source_P[-1]}, but table {found.name!r} of "

@@ -74,7 +74,7 @@ class _Pairs(NamedTuple):
 def row_map(table: TargetTable, ids: TargetIds, rule: IdRule, settings: TableWarmStart, carry: bool) -> RowMap:
     """The rows of [ids.low, ids.high).
 
-    carry: row 0 comes from the source's row 0.
+    ids: their text may be absent where `is_ours` says so. carry: row 0 comes from the source's row 0.
 
     Raises:
         CheckpointError: an id twice in the source, several source rows for one of ours without `many_to_one`.
@@ -82,11 +82,12 @@ def row_map(table: TargetTable, ids: TargetIds, rule: IdRule, settings: TableWar
     hashed = rule.hashed if rule.mapped is None else None
     if hashed is not None and table.hash_rows is not None and table.hash_rows % (hashed.rows or 1) == 0:
         return _by_arithmetic(ids, hashed, carry)
-    pairs = _identical(table, ids, rule) or _pairs(ids.ids, rule)
+    equal = is_ours(table, rule)
+    pairs = _Pairs(np.arange(len(ids.rows)), ids.rows) if equal else _pairs(ids.ids, rule)
     target_P = ids.rows[pairs.own_P]
     matched_R = np.zeros(ids.high - ids.low, bool)
     matched_R[target_P - ids.low] = True
-    met_O = np.zeros(len(ids.ids), bool)
+    met_O = np.zeros(len(ids.rows), bool)
     met_O[pairs.own_P] = True
     weight_P = pairs.seen_P if pairs.seen_P is not None else ids.counts[pairs.own_P]
     target_P, source_P, sources_P = _reduced(table, ids, target_P, pairs, weight_P, settings.many_to_one)
@@ -132,7 +133,7 @@ def _by_arithmetic(ids: TargetIds, hashed: HashedIds, carry: bool) -> RowMap:
     source_P = hashed.first + (target_P - 1) % hashed.rows
     matched_R = np.ones(ids.high - ids.low, bool)
     matched_R[: len(matched_R) - len(target_P)] = False
-    counts = _counts(ids, matched_R, np.ones(len(ids.ids), bool), 0)
+    counts = _counts(ids, matched_R, np.ones(len(ids.rows), bool), 0)
     return _finished(target_P, source_P, None, matched_R, ids, carry, counts)
 
 
@@ -162,12 +163,10 @@ def _pairs(ids: pl.Series, rule: IdRule) -> _Pairs:
     return _Pairs(own_P[below.own_P], below.source_P, below.seen_P, below.total, examples)
 
 
-def _identical(table: TargetTable, ids: TargetIds, rule: IdRule) -> _Pairs | None:
-    """Our rows themselves, where the source's vocabulary is ours byte for byte (another tower on the same log)."""
+def is_ours(table: TargetTable, rule: IdRule) -> bool:
+    """Whether the source's vocabulary is ours byte for byte (another tower on the same log): its rows are ours."""
     path = rule.vocabulary
-    if path is None or table.hash_rows is not None or not filecmp.cmp(path, table.vocabulary, shallow=False):
-        return None
-    return _Pairs(np.arange(len(ids.ids)), ids.rows)
+    return path is not None and table.hash_rows is None and filecmp.cmp(path, table.vocabulary, shallow=False)
 
 
 def _plain(ids: pl.Series, rule: IdRule) -> _Pairs:

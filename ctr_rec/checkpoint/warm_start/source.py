@@ -46,7 +46,7 @@ class Source:
     """A source, opened: nothing but indexes was read.
 
     tables: by full name. dense: other tensors by name. manifest: of a checkpoint of ours. unread: entries that are
-    no tensors, which are never read.
+    no tensors, or no tables and cut in pieces; they are never read.
     """
 
     path: str
@@ -86,7 +86,7 @@ def from_tensors(
     Raises:
         CheckpointError: a table is no matrix of floats, or its pieces do not cover it.
     """
-    tables, states, dense = {}, {}, {}
+    tables, states, dense, unread = {}, {}, {}, []
     for name, (shape, pieces) in tensors.items():
         state = _STATE.search(name)
         if is_table(name):
@@ -96,10 +96,12 @@ def from_tensors(
             states.setdefault(state["parameter"], []).append((name, state["key"], shape, pieces))
         elif len(pieces) == 1:
             dense[name] = pieces[0].stored
+        else:
+            unread.append(name)
     found = {
         name: SourceTable(table_of(name), rows, _states_of(path, name, rows, states)) for name, rows in tables.items()
     }
-    return Source(path, kind, found, dense, manifest)
+    return Source(path, kind, found, dense, manifest, tuple(unread))
 
 
 def _check_table(path: str, name: str, shape: tuple[int, ...], pieces: list[Piece]) -> None:

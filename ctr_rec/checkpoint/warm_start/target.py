@@ -38,7 +38,10 @@ class TargetTable:
 
 @dataclass(frozen=True)
 class TargetIds:
-    """Ids whose row lies in [low, high), row 0 aside. rows, counts: int64 [O]. unknown: training count of row 0."""
+    """Ids whose row lies in [low, high), row 0 aside. rows, counts: int64 [O]. unknown: training count of row 0.
+
+    ids: text [O], or none of it where nobody asks for it.
+    """
 
     ids: pl.Series
     rows: Int64
@@ -62,7 +65,7 @@ def vocabulary_file(log: str, table: str) -> Path:
     return local_file(join_path(log, "vocabulary", f"{table}.parquet"))
 
 
-def target_ids(table: TargetTable, low: int, high: int) -> TargetIds:
+def target_ids(table: TargetTable, low: int, high: int, text: bool = True) -> TargetIds:
     """Reads our vocabulary; row groups outside [low, high) are passed over by their statistics.
 
     Raises:
@@ -75,7 +78,7 @@ def target_ids(table: TargetTable, low: int, high: int) -> TargetIds:
     for batch in file.iter_batches(
         BATCH,
         row_groups=_groups(file, low, high if high < table.rows else BEYOND),
-        columns=["id", "row", "count"],
+        columns=["id", "row", "count"] if text else ["row", "count"],
         use_threads=False,
     ):
         found = whole_numbers(batch["row"], table.vocabulary, "row")
@@ -84,13 +87,14 @@ def target_ids(table: TargetTable, low: int, high: int) -> TargetIds:
             raise DataError(f"{table.vocabulary}: row {found.max()} in a table of {table.rows}; prepare the log again")
         unknown += int(count[found == 0].sum()) if low == 0 else 0
         mine = (found >= max(low, 1)) & (found < high)
-        text = text_of(batch["id"], table.vocabulary)
-        ids.append(text if mine.all() else text.filter(pl.Series(mine)))
+        if text:
+            found_ids = text_of(batch["id"], table.vocabulary)
+            ids.append(found_ids if mine.all() else found_ids.filter(pl.Series(mine)))
         rows.append(found[mine])
         counts.append(count[mine])
-    text = pl.concat(ids) if ids else pl.Series([], dtype=pl.String)
+    texts = pl.concat(ids) if ids else pl.Series([], dtype=pl.String)
     none = np.zeros(0, np.int64)
-    return TargetIds(text, np.concatenate([none, *rows]), np.concatenate([none, *counts]), low, high, unknown)
+    return TargetIds(texts, np.concatenate([none, *rows]), np.concatenate([none, *counts]), low, high, unknown)
 
 
 def _groups(file: pq.ParquetFile, low: int, high: int) -> list[int]:

@@ -63,7 +63,7 @@ def test_a_map_is_taken_at_its_word_or_refused(source: Source) -> None:
     with pytest.raises(CheckpointError, match=r"0.bias from x: .*m.safetensors has no weight 'x'"):
         plan_dense(shapes(), source, {"0.bias": "x"})
     unread = Source("src", "checkpoint", {}, unread=("note",))
-    with pytest.raises(CheckpointError, match=r"0.bias from note: the entry note is no tensor, and nothing else"):
+    with pytest.raises(CheckpointError, match=r"0.bias from note: the entry note is no tensor, or one in"):
         plan_dense(shapes(), unread, {"0.bias": "note"})
 
 
