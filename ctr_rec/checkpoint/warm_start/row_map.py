@@ -82,8 +82,9 @@ def row_map(table: TargetTable, ids: TargetIds, rule: IdRule, settings: TableWar
     hashed = rule.hashed if rule.mapped is None else None
     if hashed is not None and table.hash_rows is not None and table.hash_rows % (hashed.rows or 1) == 0:
         return _by_arithmetic(ids, hashed, carry)
-    equal = is_ours(table, rule)
-    pairs = _Pairs(np.arange(len(ids.rows)), ids.rows) if equal else _pairs(ids.ids, rule)
+    if is_ours(table, rule):
+        return _as_they_are(ids, carry)
+    pairs = _pairs(ids.ids, rule)
     target_P = ids.rows[pairs.own_P]
     matched_R = np.zeros(ids.high - ids.low, bool)
     matched_R[target_P - ids.low] = True
@@ -161,6 +162,13 @@ def _pairs(ids: pl.Series, rule: IdRule) -> _Pairs:
         return _Pairs(own_P, np.concatenate(rows), examples=examples)
     below = _plain(pl.concat(names), rule)
     return _Pairs(own_P[below.own_P], below.source_P, below.seen_P, below.total, examples)
+
+
+def _as_they_are(ids: TargetIds, carry: bool) -> RowMap:
+    matched_R = np.zeros(ids.high - ids.low, bool)
+    matched_R[ids.rows - ids.low] = True
+    counts = _counts(ids, matched_R, np.ones(len(ids.rows), bool), 0)
+    return _finished(ids.rows, ids.rows, None, matched_R, ids, carry, counts)
 
 
 def is_ours(table: TargetTable, rule: IdRule) -> bool:
