@@ -28,7 +28,8 @@ the prepared log of any other. All of it becomes one question: which source row,
 - A hashed table whose number of rows divides ours needs no ids: row r is its row 1 + (r - 1) mod rows, exactly.
 - Several source rows for one of ours (vocabulary to hash) are refused unless `many_to_one` says "most_frequent" (by
   the source's counts, else by ours) or "mean". One source row for several of ours comes from a hashed source or a map.
-- Candidates are found by a 64-bit hash of the id, and each is compared by its text.
+- Candidates are found by a 64-bit hash of the id, and each is compared by its text. A vocabulary that is ours byte for
+  byte (another tower on the same log) is not searched: its rows are ours.
 
 **Widths.** `dim`: refuse, pad (zeros behind), truncate, or project: vector_new = vector_old P with a fixed random P
 with orthonormal rows (widening: lengths and dot products are kept) or columns (narrowing: the squared length shrinks to
@@ -38,6 +39,12 @@ D_new / D_old of it on average). P follows from `projection_seed` and the widths
 with equal or padded width; other kinds start anew, and the report says why.
 
 **New rows** keep the table's initialiser, or take the mean of the matched rows, or the source's own hash bucket.
+
+**Other weights** (`dense`) are taken by name where shapes agree; what is left out is listed.
+
+**To look before and after**: `ctr-rec warm-start RECIPE.py:FUNCTION --dry-run` prints the report from ids alone, and
+`ctr-rec warm-start verify TARGET` (a recipe, or a run's folder) builds the run anew, starts it warm, and scores a
+validation batch with its tables and with vectors taken straight from the source, id by id (straight.py).
 
 **Refused**, unless `force`: a source trained on times of our validation or test range. The manifest of our checkpoints
 carries that range, other sources state `trained_until`; unknown is a warning.
