@@ -105,6 +105,31 @@ def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, 
     return recorded(lambda: run(recipe, list(overrides), run_dir, resume, grow))
 
 
+@commands.command(name="warm-start")
+@click.argument("words", nargs=-1, required=True, metavar="[verify] TARGET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only print which rows would be matched; reads ids, writes nothing.")
+def warm_start(words: tuple[str, ...], overrides: tuple[str, ...], dry_run: bool) -> int:
+    """Look at a warm start before training: --dry-run reports its match, verify scores one batch with both models.
+
+    TARGET is RECIPE.py:FUNCTION, or for verify also a run folder. The warm start itself is part of `train`.
+    """
+    if len(words) == 2 and words[0] == "verify" and not dry_run:
+        from ctr_rec.evaluate.warm_start import verify
+
+        verify(words[1], list(overrides))
+        return 0
+    if len(words) != 1 or not dry_run:
+        raise ConfigError(
+            "expected `warm-start RECIPE.py:FUNCTION --dry-run` or `warm-start verify TARGET`; `train` itself starts "
+            "warm when the recipe says so"
+        )
+    from ctr_rec.train.warm_start import report_only
+
+    report_only(words[0], list(overrides))
+    return 0
+
+
 @commands.command()
 @click.argument("run_dir", type=PATH)
 @click.option("--split", type=SPLIT, default="test", show_default=True)

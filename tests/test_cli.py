@@ -54,7 +54,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    verbs = ["init", "prepare", "train", "evaluate", "predict", "compare", "inspect", "convert", "doctor", "bench"]
+    verbs = ["init", "prepare", "train", "warm-start", "evaluate", "predict", "compare", "inspect", "convert"]
+    verbs += ["doctor", "bench"]
     listed = out.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line[2:3].strip()] == verbs
     assert "..." not in listed, "every verb says its whole sentence"
@@ -155,6 +156,21 @@ def test_train_passes_overrides_and_returns_the_status(monkeypatch: pytest.Monke
     assert list(calls[0].values()) == ["r.py:f", ["a=1", "b.c=x y"], Path("runs/a"), True, False]
     assert run("train", "r.py:f", "--run-dir", "runs/a", "--resume", "--grow") == 3
     assert list(calls[1].values()) == ["r.py:f", [], Path("runs/a"), True, True]
+
+
+def test_a_warm_start_is_reported_or_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = watch(monkeypatch, "ctr_rec.train.warm_start", "report_only")
+    verified = watch(monkeypatch, "ctr_rec.evaluate.warm_start", "verify")
+    assert run("warm-start", "r.py:din", "--set", "train.seed=3", "--dry-run") == 0
+    assert run("warm-start", "verify", "runs/a") == 0
+    assert reported == [{"recipe": "r.py:din", "overrides": ["train.seed=3"]}]
+    assert verified == [{"target": "runs/a", "overrides": []}]
+
+
+@pytest.mark.parametrize("words", [("r.py:din",), ("verify", "a", "--dry-run"), ("verify", "a", "b"), ("check", "a")])
+def test_a_warm_start_without_a_question_is_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("warm-start", *words) == 2
+    assert "expected `warm-start RECIPE.py:FUNCTION --dry-run` or `warm-start verify TARGET`" in capsys.readouterr().err
 
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,6 @@ Files are sorted by row, row 0 last, so that a rank finds the ids of its own row
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +18,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from ctr_rec.schema.hashing import hash64, hashed_rows
 from ctr_rec.schema.log import Vocabulary
 from ctr_rec.schema.manifest import TableInfo
 
-UInt64 = npt.NDArray[np.uint64]
 # The content of vocabulary/<table>.parquet that a fingerprint covers; `hash` beside it follows from `id`.
 COLUMNS = ("id", "row", "count")
-
-
-def hash64(ids: Iterable[str | int]) -> UInt64:
-    """The stated hash of each id; meant for distinct ids (about a microsecond each)."""
-    digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids)
-    return np.frombuffer(digests, dtype="<u8")
 
 
 def partition_of(ids: pl.Series, partitions: int) -> npt.NDArray[np.int64]:
@@ -73,7 +65,7 @@ class Rows:
             rows = int(self.frame["row"].max() or 0) + 1  # pyright: ignore[reportArgumentType]
         else:
             ordered = counts.sort(["count", "id"], descending=[True, False])
-            hashed = 1 + (hash64(ordered["id"].to_list()) % np.uint64(vocabulary.hash_rows)).astype(np.int64)
+            hashed = hashed_rows(ordered["id"].to_list(), vocabulary.hash_rows)
             self.frame = ordered.with_columns(pl.Series("row", hashed, pl.Int32)).select("id", "row", "count")
             rows = vocabulary.hash_rows + 1
         total = int(self.frame["count"].sum())

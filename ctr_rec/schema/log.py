@@ -82,7 +82,7 @@ class Vocabulary(Config):
     """How raw ids become rows of a table. Row 0 is out-of-vocabulary in every table.
 
     min_count: ids rarer than this in the training range share row 0, which is trained by them.
-    hash_rows: instead of a vocabulary, row = 1 + hash64(id) mod hash_rows (stated hash, see prepare/vocabulary.py).
+    hash_rows: instead of a vocabulary, row = 1 + hash64(id) mod hash_rows (stated hash, see schema/hashing.py).
     """
 
     table: str

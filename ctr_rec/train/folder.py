@@ -6,7 +6,7 @@ environment.json    versions, code, hardware      tensorboard/    the same numbe
 plan.json           placement of every table      checkpoints/    DCP folders, the manifest last
 predictions/        one Parquet file per split    clean-stop.json marks that the run ended or stopped in order
 report.html         what happened, to look at     config-before-step-N.json   the run before it grew at step N
-growth.jsonl        what --grow added, by step
+growth.jsonl        what --grow added, by step    warm-start.json what came from another model, where it did
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.growth import settle_growth
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
+from ctr_rec.train.warm_start import start_warm
 
 T = TypeVar("T")
 
@@ -51,6 +52,8 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = Fa
         on_main(group, lambda: settle_growth(folder, growth, run, built.manifest))
     if group.is_main:
         _describe(folder, built)
+    if not goes_on and run.warm_start is not None:
+        start_warm(run.warm_start, built, folder)
     outcome = trainer.fit()
     if group.is_main:
         write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.checkpoint.warm_start.config import WarmStart
 from ctr_rec.config import Config
 from ctr_rec.errors import ConfigError
 from ctr_rec.models.tower import Filling, TowerConfig
@@ -86,6 +87,7 @@ class Run(Config):
     train: TrainConfig = TrainConfig()
     validation: Validation = Validation()
     checkpoint: Checkpointing = Checkpointing()
+    warm_start: WarmStart | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Run:

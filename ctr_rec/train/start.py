@@ -1,4 +1,4 @@
-"""How a run's tables begin, and begin again: initial values, no optimizer state."""
+"""How tables begin again: initial values and no optimizer state, or the run's warm start with what it carried."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ctr_rec.schema.table import Table
 from ctr_rec.sharding.restart import restart_tables
 from ctr_rec.train.build import Built
 from ctr_rec.train.stage import Restart
+from ctr_rec.train.warm_start import fill_again
 
 
 def restarted(tables: Sequence[Table], restart: Restart) -> list[Table]:
@@ -29,4 +30,8 @@ def begin_again(built: Built, restart: Restart) -> list[str]:
     # Streams of initial values are keyed by a hash of the seed: no two seeds share any.
     seed = built.run.train.seed if restart.fresh is None else f"{built.run.train.seed}/{restart.fresh}"
     restart_tables(built.parallel, tables, seed, built.numbers)
-    return [t.name for t in tables]
+    names = [t.name for t in tables]
+    warm = built.run.warm_start
+    if restart.fresh is None and warm is not None:
+        fill_again(warm, built, names)
+    return names
