@@ -14,7 +14,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.buffer import Buffer, make_buffer
 from ctr_rec.batch.collate import Collator
 from ctr_rec.batch.columns import Column
-from ctr_rec.batch.config import DataConfig
+from ctr_rec.batch.config import DataConfig, Packed
 from ctr_rec.batch.order import BufferPlan, EpochOrder, generator
 from ctr_rec.batch.prefetch import Ahead, Waited, in_order
 from ctr_rec.batch.source import Source
@@ -82,14 +82,17 @@ class Reader:
         buffers = Ahead((partial(self._load, epoch, plan) for plan in plans), threaded)
         collators, items = threading.local(), self._items
 
-        def make(buffer: Callable[[], Buffer], index: int) -> Batch:
+        def make(buffer: Callable[[], Buffer], batches: slice) -> list[Batch]:
             if not hasattr(collators, "own"):
                 collators.own = Collator(self._spec, items, self.manifest.items, self._config, self._rank, self._world)
-            return collators.own(buffer(), index)
+            return collators.own(buffer(), batches)
 
         try:
-            tasks = self._tasks(plans, buffers, make, start)
-            yield from in_order(tasks, self._config.workers, self._config.prefetch, self._waited)
+            together = self._together()
+            tasks = self._tasks(plans, buffers, make, start, together)
+            ahead = -(-self._config.prefetch // together)
+            for lot in in_order(tasks, self._config.workers, ahead, self._waited):
+                yield from lot
         finally:
             buffers.close()
 
@@ -97,17 +100,25 @@ class Reader:
         self,
         plans: list[BufferPlan],
         buffers: Ahead[Buffer],
-        make: Callable[[Callable[[], Buffer], int], Batch],
+        make: Callable[[Callable[[], Buffer], slice], list[Batch]],
         start: int,
-    ) -> Iterator[Callable[[], Batch]]:
+        together: int,
+    ) -> Iterator[Callable[[], list[Batch]]]:
         for plan in plans:
             buffer = _once(buffers.take())
-            for index in range(max(start - plan.first_batch, 0), plan.num_batches):
-                yield partial(make, buffer, index)
+            for first in range(max(start - plan.first_batch, 0), plan.num_batches, together):
+                yield partial(make, buffer, slice(first, min(first + together, plan.num_batches)))
+
+    def _together(self) -> int:
+        import os
+
+        if not isinstance(self._config.batches, Packed):
+            return 1
+        return int(os.environ.get("LOT", "4"))
 
     def _load(self, epoch: int, plan: BufferPlan) -> Buffer:
         return make_buffer(
-            [self._source.read(group) for group in plan.row_groups],
+            self._source.read(plan.row_groups),
             self.manifest.data_schema.action_delay,
             self._config.channels,
             self._config.batches,
