@@ -11,6 +11,7 @@ import numpy as np
 
 from ctr_rec.batch.columns import Int64
 from ctr_rec.batch.config import Channel, Packed, Pointwise
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.packing import Impressions, Packs, Scattered, pack, scatter
 from ctr_rec.batch.source import Slices
 from ctr_rec.batch.visibility import stream_ends
@@ -42,20 +43,21 @@ def make_buffer(
     batches: Pointwise | Packed,
     num_batches: int,
     random: np.random.Generator | None,
+    memory: Memory,
 ) -> Buffer:
     """Finds what each impression sees and decides the batches."""
     known_at = slices.time + action_delay if action_delay else slices.time
-    visible = stream_ends(known_at, slices.offsets, slices.own, slices.request_time)
-    count = np.diff(np.searchsorted(slices.own, slices.offsets))
-    user = np.arange(len(count)).repeat(count)
+    visible = memory.arrays({"visible": (np.int64, len(slices.own))})["visible"]
+    stream_ends(known_at, slices.offsets, slices.own, slices.request_time, out=visible)
+    bounds = np.searchsorted(slices.own, slices.offsets).astype(np.int64)
     if (visible[1:] < visible[:-1]).any():
-        order = np.argsort(visible, kind="stable")
+        order = np.argsort(visible, kind="stable")  # users stay where they are: what they see does not overlap
         slices, visible = replace(slices, own=slices.own[order]), visible[order]
-    found = Impressions(visible, user, slices.offsets[:-1].repeat(count))
+    found = Impressions(visible, bounds, slices.offsets[:-1])
     portions = (
         pack(found, batches.reach, num_batches, random)
         if isinstance(batches, Packed)
-        else scatter(len(user), num_batches, random)
+        else scatter(len(visible), num_batches, random)
     )
     selected = {name: _select(slices, channel) for name, channel in channels.items()}
     return Buffer(slices, known_at, found, selected, portions)

@@ -15,6 +15,9 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
+CACHED = 1 << 17
+"""Rows of a long column looked at together, so that what is worked out on the way stays in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class Ragged:

@@ -6,22 +6,33 @@ Legend: N impressions of a buffer in canonical order: by user, end of what they 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ctr_rec.batch.columns import Int64, ranges, union
+from ctr_rec.batch.columns import CACHED, Int64, ranges, union
 
 
 @dataclass(frozen=True)
 class Impressions:
-    """The impressions of one split in a buffer, canonical order; all int64 [N].
+    """The impressions of one split in a buffer, in canonical order.
 
-    visible: end of the visible prefix, in the buffer's events. user: row of the buffer. start: of the user's events.
+    visible: int64 [N], end of the visible prefix, in the buffer's events. bounds: int64 [U + 1], first impression of
+    each user of the buffer, and the end. start: int64 [U], of the user's events.
     """
 
     visible: Int64
-    user: Int64
+    bounds: Int64
     start: Int64
+
+    @cached_property
+    def user(self) -> Int64:
+        """Row of the buffer: int64 [N]. Worked out once, for who asks about most of them."""
+        return np.arange(len(self.start)).repeat(np.diff(self.bounds))
+
+    def user_of(self, numbers: Int64) -> Int64:
+        """The same of some impressions."""
+        return np.searchsorted(self.bounds, numbers, side="right") - 1
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,8 @@ def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Gen
     line / (budget - reach) or more. The manifest bounds the line: at most the events of the row group, at most
     `reach` per impression, and one per impression.
     """
-    n = len(found.user)
-    first = np.append(0, np.flatnonzero(found.user[1:] != found.user[:-1]) + 1)
+    n = len(found.visible)
+    first = found.bounds[:-1][np.diff(found.bounds) > 0]
     users = random.permutation(len(first)) if random is not None else np.arange(len(first))
     line = _Line.of(found, first, reach)
     before = line.before(first)
@@ -123,10 +134,10 @@ class _Line:
     def of(cls, found: Impressions, first: Int64, reach: int) -> _Line:
         """first: each user's first impression."""
         visible = found.visible
-        opens = union(first, np.flatnonzero(visible[1:] - visible[:-1] > reach) + 1)
+        opens = union(first, _leaps(visible, reach))
         before = visible[opens - 1]
         at_user = np.searchsorted(opens, first)
-        before[at_user] = found.start[first]
+        before[at_user] = found.start[found.user_of(first)]
         own = np.minimum(visible[opens] - before, reach) + 1
         last = np.append(opens[1:], len(visible)) - 1
         ends = np.cumsum(own + last - opens + visible[last] - visible[opens])
@@ -148,10 +159,16 @@ class _Line:
         return low
 
 
+def _leaps(visible: Int64, reach: int) -> Int64:
+    """Numbers of impressions that see more than `reach` events beyond the one before. Looked at in cached parts."""
+    parts = [visible[at : at + CACHED + 1] for at in range(0, max(len(visible) - 1, 1), CACHED)]
+    return np.concatenate([np.flatnonzero(p[1:] - p[:-1] > reach) + 1 + k * CACHED for k, p in enumerate(parts)])
+
+
 def _whole(cuts: Int64, opens: Int64, found: Impressions, reach: int) -> Int64:
     """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
     opening = opens[np.searchsorted(opens, cuts, side="right") - 1]
-    begin = np.maximum(found.start[opening], found.visible[opening] - reach)
+    begin = np.maximum(found.start[found.user_of(opening)], found.visible[opening] - reach)
     before = found.visible[cuts] - begin + (cuts - opening)
     return np.where(before <= reach, opening, cuts)
 
@@ -173,13 +190,14 @@ def _with_pieces(begins: Int64, batch: Int64, num_batches: int, opens: Int64, fo
     ascending = np.argsort(begins)
     begins, batch = begins[ascending], batch[ascending]
     first = union(begins, opens)
-    count = np.diff(first, append=len(found.user))
+    count = np.diff(first, append=len(found.visible))
     owner = batch[np.searchsorted(begins, first, side="right") - 1]
     by_batch = np.argsort(owner, kind="stable")
     first, count = first[by_batch], count[by_batch]
+    user = found.user_of(first)
     pieces = Pieces(
-        user=found.user[first],
-        start=np.maximum(found.start[first], found.visible[first] - reach),
+        user=user,
+        start=np.maximum(found.start[user], found.visible[first] - reach),
         end=found.visible[first + count - 1],
         first=first,
         num_impressions=count,

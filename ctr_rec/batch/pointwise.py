@@ -19,7 +19,8 @@ def pointwise_lot(
 ) -> Lot:
     """This rank's part of one batch. chosen: numbers of its impressions, canonical order."""
     found = buffer.impressions
-    windows = windows_of(buffer, channels, found.start[chosen], found.visible[chosen])
+    start = found.start[found.user[chosen]]
+    windows = windows_of(buffer, channels, start, found.visible[chosen])
     pairs = sum((w.high - w.low for w in windows.values()), np.zeros(len(chosen), np.int64))
     bounds = cut_evenly(pairs + 1, world)
     low, high = int(bounds[rank]), int(bounds[rank + 1])
@@ -31,7 +32,7 @@ def pointwise_lot(
     events, histories = compact(buffer, windows, scratch)
     user, num_impressions = _users_of(found.user[mine])
     starts = np.searchsorted(events, buffer.slices.offsets[user])
-    own, visible = buffer.slices.own.take(mine), (found.visible if real else found.start)[mine]
+    own, visible = buffer.slices.own.take(mine), found.visible[mine] if real else start[:1]
     return Lot(
         user_bounds=np.array([0, len(user)]),
         event_bounds=np.array([0, len(events)]),

@@ -15,6 +15,7 @@ from ctr_rec.batch.buffer import Buffer, make_buffer
 from ctr_rec.batch.collate import Collator
 from ctr_rec.batch.columns import Column
 from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.order import BufferPlan, EpochOrder, generator
 from ctr_rec.batch.prefetch import Ahead, Waited, in_order
 from ctr_rec.batch.source import Source
@@ -45,7 +46,8 @@ class Reader:
         self._spec = spec
         self._seed = seed
         self._rank, self._world = rank, world
-        self._source = Source(config.log, self.manifest, spec, config.label, split)
+        self._memory = Memory()
+        self._source = Source(config.log, self.manifest, spec, config.label, split, self._memory)
         self._order = EpochOrder(
             self.manifest.row_groups,
             SPLITS.index(split),
@@ -124,6 +126,7 @@ class Reader:
             self._config.batches,
             plan.num_batches,
             generator(self._seed, epoch, 1, plan.number) if self._config.shuffle else None,
+            self._memory,
         )
 
     @cached_property

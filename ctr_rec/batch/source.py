@@ -5,6 +5,7 @@ TorchRec turns an id outside its table into row 0 without a word, so ids are che
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, offsets_of, ranges, take
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, inner_offsets, open_parquet, same_rows
 from ctr_rec.batch.standard import Counter, Standard
 from ctr_rec.errors import DataError, SchemaError
@@ -79,7 +81,16 @@ def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.boo
 class Source:
     """Reads the parts of a log that one model needs."""
 
-    def __init__(self, folder: str, manifest: LogManifest, spec: SparseSpec, label: str, split: str) -> None:
+    def __init__(
+        self,
+        folder: str,
+        manifest: LogManifest,
+        spec: SparseSpec,
+        label: str,
+        split: str,
+        memory: Memory | None = None,
+    ) -> None:
+        self._memory = memory or Memory()
         self.folder = folder
         self.manifest = manifest
         self.spec = spec
@@ -158,14 +169,18 @@ class Source:
     ) -> Int64:
         """Positions of the split's impressions; as many as the manifest says, or batches would not come out even."""
         impression = self._list(frame, "impression", np.bool_, offsets)
-        own = np.flatnonzero(impression & in_split(request_time, self.manifest.split, self.split))
-        which = SPLITS.index(self.split)
-        for group, found in zip(groups, np.diff(np.searchsorted(own, bounds)), strict=True):
-            if found != group.impressions[which]:
+        expected = [g.impressions[SPLITS.index(self.split)] for g in groups]
+        own, filled = self._memory.arrays({"own": (np.int64, sum(expected))})["own"], 0
+        for group, wanted, (begin, end) in zip(groups, expected, itertools.pairwise(bounds.tolist()), strict=True):
+            inside = in_split(request_time[begin:end], self.manifest.split, self.split)
+            found = np.flatnonzero(impression[begin:end] & inside)
+            if len(found) != wanted:
                 raise DataError(
-                    f"{Place(frame.place.path, group.index)}: the manifest says {group.impressions[which]} impressions "
-                    f"in split {self.split!r}, the file has {found}; {PREPARE_AGAIN}"
+                    f"{Place(frame.place.path, group.index)}: the manifest says {wanted} impressions in split "
+                    f"{self.split!r}, the file has {len(found)}; {PREPARE_AGAIN}"
                 )
+            np.add(found, begin, out=own[filled : filled + wanted])
+            filled += wanted
         return own
 
     def _label(self, frame: Frame, offsets: Int64, own: Int64) -> Array:

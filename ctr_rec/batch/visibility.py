@@ -12,12 +12,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
-
-CACHED = 1 << 17
-"""Events looked at together, so that what is worked out on the way stays in the processor's cache."""
+from ctr_rec.batch.columns import CACHED, Int64
 
 
 def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: Int64) -> Int64:
@@ -34,13 +30,13 @@ def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: 
     return np.searchsorted(keys, user * base + queries, side="left").astype(np.int64)
 
 
-def stream_ends(known_at: Int64, offsets: Int64, own: Int64, request_time: Int64) -> Int64:
+def stream_ends(known_at: Int64, offsets: Int64, own: Int64, request_time: Int64, out: Int64 | None = None) -> Int64:
     """`impression_ends` for impressions that are events of the stream, faster where a request is one instant.
 
     own: [N], ascending, position of the impression in the stream. Known at its request time, it sees what lies before
-    its ties. request_time: [T], of every event.
+    its ties. request_time: [T], of every event. out: [N], memory for the result.
     """
-    ends = np.empty(len(own), np.int64)
+    ends = np.empty(len(own), np.int64) if out is None else out
     users = np.unique(np.searchsorted(offsets, np.arange(0, len(known_at), CACHED)))
     for low, high in itertools.pairwise([0, *users[1:].tolist(), len(offsets) - 1]):
         begin, end = int(offsets[low]), int(offsets[high])
