@@ -5,6 +5,7 @@ Legend: B batches of the lot, K pieces of one rank in them, U users (one per pie
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ def packed_lot(
 def cut(every: Pieces, bounds: Int64, buffer: Buffer, rank: int, world: int) -> Mine:
     """One rank's pieces of each batch, cut by tokens; where it has none, the first one's user without its events."""
     tokens = every.end - every.start + every.num_impressions
-    cuts = [cut_evenly(tokens[a:b], world)[rank : rank + 2] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    cuts = [cut_evenly(tokens[a:b], world)[rank : rank + 2] for a, b in itertools.pairwise(bounds)]
     low, high = np.array(cuts).T
     real = low < high
     count = np.where(real, high - low, 1)

@@ -23,6 +23,9 @@ from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec
 
+LOT = 1 << 17
+"""Tokens that are collated together: enough to share the calls, few enough to stay near the processor."""
+
 
 class Reader:
     """Batches of one split for one rank.
@@ -92,7 +95,7 @@ class Reader:
         try:
             together = self._together()
             tasks = self._tasks(plans, buffers, make, start, together)
-            ahead = -(-self._config.prefetch // together)
+            ahead = max(self._config.workers, -(-self._config.prefetch // together))
             for lot in in_order(tasks, self._config.workers, ahead, self._waited):
                 yield from lot
         finally:
@@ -112,11 +115,9 @@ class Reader:
                 yield partial(make, buffer, slice(first, min(first + together, plan.num_batches)))
 
     def _together(self) -> int:
-        import os
-
-        if not isinstance(self._config.batches, Packed):
-            return 1
-        return int(os.environ.get("LOT", "4"))
+        """Batches made in one go: a pointwise one is long enough to be worth its calls."""
+        batches = self._config.batches
+        return max(1, LOT * self._world // batches.tokens) if isinstance(batches, Packed) else 1
 
     def _load(self, epoch: int, plan: BufferPlan) -> Buffer:
         return make_buffer(

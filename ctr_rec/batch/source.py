@@ -292,8 +292,13 @@ class Source:
         needed = np.unique(owner)
         frame = Frame(file, Place(path), ["user", *(f.name for f in self.spec.user)], needed.tolist())
         at = rows - begins[owner] + frame.first_rows[np.searchsorted(needed, owner)]
-        if not np.array_equal(frame.plain("user", np.int64)[at], events.plain("user", np.int64)):
-            raise DataError(f"{path} must have the same users in the same order as {events.place}; {PREPARE_AGAIN}")
+        found, wanted = frame.plain("user", np.int64)[at], events.plain("user", np.int64)
+        if not np.array_equal(found, wanted):
+            row = len(found) if len(found) < len(wanted) else int(np.argmax(found != wanted))
+            raise DataError(
+                f"{path} must have the same users in the same order as {events.place.path}, which differs at "
+                f"{events.row(row)}; {PREPARE_AGAIN}"
+            )
         return {f.name: take(self._feature(frame, f, nested=False)[0], at) for f in self.spec.user}
 
     def _in_order(self, frame: Frame, time: Int64, request_time: Int64, offsets: Int64) -> None:
