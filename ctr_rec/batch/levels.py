@@ -68,8 +68,9 @@ class Levels:
         bounds = [w.column.offsets[w.bounds] if isinstance(w.column, Ragged) else w.bounds for w in mine]
         found, ends, indexes = distinct_each(values, bounds, self._num_batches, rows, self._scratch)
         for w, index, at in zip(mine, indexes, bounds, strict=True):
-            ragged = isinstance(w.column, Ragged)
-            offsets = split_offsets(w.column.offsets, w.bounds) if ragged else [None] * self._num_batches
+            offsets = [None] * self._num_batches
+            if isinstance(w.column, Ragged):
+                offsets = split_offsets(w.column.offsets, w.bounds)
             for level, own, o in zip(self._levels[w.level], split(index, at), offsets, strict=True):
                 level.ids[w.name] = Ids(table, own, o)
         return list(split(found, ends))
