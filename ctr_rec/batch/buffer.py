@@ -5,15 +5,15 @@ Legend: T events of the buffer, N impressions of the split in it, C events of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ctr_rec.batch.columns import Int64
 from ctr_rec.batch.config import Channel, Packed, Pointwise
-from ctr_rec.batch.packing import Impressions, Portions, pack, scatter
-from ctr_rec.batch.source import Slices, join_slices
+from ctr_rec.batch.memory import Memory
+from ctr_rec.batch.packing import Impressions, Packs, Scattered, pack, scatter
+from ctr_rec.batch.source import Slices
 from ctr_rec.batch.visibility import stream_ends
 
 
@@ -27,50 +27,40 @@ class Selected:
 
 @dataclass(frozen=True)
 class Buffer:
-    """slices: its impressions in canonical order. known_at: int64 [T]. portions: which impressions each batch holds."""
+    """slices: its impressions in canonical order. known_at: int64 [T]. portions: what each batch holds."""
 
     slices: Slices
     known_at: Int64
     impressions: Impressions
     channels: dict[str, Selected]
-    portions: Portions
+    portions: Packs | Scattered
 
 
 def make_buffer(
-    parts: Sequence[Slices],
+    slices: Slices,
     action_delay: int,
     channels: dict[str, Channel],
     batches: Pointwise | Packed,
     num_batches: int,
     random: np.random.Generator | None,
+    memory: Memory,
 ) -> Buffer:
-    """Joins row groups, finds what each impression sees and decides the batches."""
-    slices = join_slices(parts)
+    """Finds what each impression sees and decides the batches."""
     known_at = slices.time + action_delay if action_delay else slices.time
-    first = np.searchsorted(slices.own, slices.offsets)
-    user = np.repeat(np.arange(len(slices.user)), np.diff(first))
-    visible = stream_ends(known_at, slices.offsets, slices.own, user, slices.request_time)
+    visible = memory.arrays({"visible": (np.int64, len(slices.own))})["visible"]
+    stream_ends(known_at, slices.offsets, slices.own, slices.request_time, out=visible)
+    bounds = np.searchsorted(slices.own, slices.offsets).astype(np.int64)
     if (visible[1:] < visible[:-1]).any():
-        order = np.argsort(visible, kind="stable")
-        slices, user, visible = _reordered(slices, order), user[order], visible[order]
-    found = Impressions(visible, user, slices.offsets.take(user))
-    if isinstance(batches, Packed):
-        portions = pack(found, batches.reach, num_batches, random)
-    else:
-        portions = scatter(len(user), num_batches, random)
+        order = np.argsort(visible, kind="stable")  # users stay where they are: what they see does not overlap
+        slices, visible = replace(slices, own=slices.own[order]), visible[order]
+    found = Impressions(visible, bounds, slices.offsets[:-1])
+    portions = (
+        pack(found, batches.reach, num_batches, random)
+        if isinstance(batches, Packed)
+        else scatter(len(visible), num_batches, random)
+    )
     selected = {name: _select(slices, channel) for name, channel in channels.items()}
     return Buffer(slices, known_at, found, selected, portions)
-
-
-def _reordered(slices: Slices, order: Int64) -> Slices:
-    """Impressions in canonical order: by user, end of the visible prefix, own position."""
-    return replace(
-        slices,
-        own=slices.own[order],
-        request_time=slices.request_time[order],
-        label=slices.label[order],
-        counters={name: values[order] for name, values in slices.counters.items()},
-    )
 
 
 def _select(slices: Slices, channel: Channel) -> Selected:

@@ -62,7 +62,8 @@ class DataConfig(Config):
 
     log: folder of a prepared log. label: name of the label to learn. channels: by name; in packed batches optional.
     buffer_row_groups: row groups shuffled together and held in memory. workers: collating threads, 0 for none.
-    prefetch: batches made ahead. shuffle: off, the order is that of the files (evaluation).
+    prefetch: batches made ahead, or some more, since packed ones are made several at a time. shuffle: off, the order
+    is that of the files (evaluation).
     """
 
     log: str

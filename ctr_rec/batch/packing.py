@@ -6,76 +6,90 @@ Legend: N impressions of a buffer in canonical order: by user, end of what they 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ctr_rec.batch.columns import Int64, ranges
+from ctr_rec.batch.columns import CACHED, Int64, ranges, union
 
 
 @dataclass(frozen=True)
 class Impressions:
-    """The impressions of one split in a buffer, canonical order; all int64 [N].
+    """The impressions of one split in a buffer, in canonical order.
 
-    visible: end of the visible prefix, in the buffer's events. user: row of the buffer. start: of the user's events.
+    visible: int64 [N], end of the visible prefix, in the buffer's events. bounds: int64 [U + 1], first impression of
+    each user of the buffer, and the end. start: int64 [U], of the user's events.
     """
 
     visible: Int64
-    user: Int64
+    bounds: Int64
     start: Int64
+
+    @cached_property
+    def user(self) -> Int64:
+        """Row of the buffer: int64 [N]. Worked out once, for who asks about most of them."""
+        return np.arange(len(self.start)).repeat(np.diff(self.bounds))
+
+    def user_of(self, numbers: Int64) -> Int64:
+        """The same of some impressions."""
+        return np.searchsorted(self.bounds, numbers, side="right") - 1
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of users' events, [start, end) in the buffer, and the impressions that belong to each. int64 [K]."""
+    """Stretches of users' events, [start, end) in the buffer, and the impressions that belong to each. int64 [K].
+
+    first: number of the first impression; the others follow it.
+    """
 
     user: Int64
     start: Int64
     end: Int64
+    first: Int64
     num_impressions: Int64
 
-    def part(self, low: int, high: int) -> Pieces:
-        return Pieces(self.user[low:high], self.start[low:high], self.end[low:high], self.num_impressions[low:high])
+    def take(self, rows: Int64 | slice) -> Pieces:
+        return Pieces(self.user[rows], self.start[rows], self.end[rows], self.first[rows], self.num_impressions[rows])
+
+    def impressions(self) -> Int64:
+        """Numbers of their impressions, one piece after the other."""
+        return ranges(self.first, self.num_impressions)
 
 
 @dataclass(frozen=True)
-class Portions:
-    """Batch b holds the impressions order[bounds[b] : bounds[b + 1]], in canonical order.
+class Packs:
+    """Packed batches: batch b holds the pieces bounds[b] : bounds[b + 1], in canonical order. bounds: int64 [B + 1]."""
 
-    order: int64 [N]. bounds: int64 [B + 1]. pieces, piece_bounds: of all batches, where users are packed.
+    pieces: Pieces
+    bounds: Int64
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Pointwise batches: batch b holds the impressions order[bounds[b] : bounds[b + 1]], in canonical order.
+
+    order: int64 [N]. bounds: int64 [B + 1].
     """
 
     order: Int64
     bounds: Int64
-    pieces: Pieces | None = None
-    piece_bounds: Int64 | None = None
 
     def batch(self, index: int) -> Int64:
         """Numbers of the impressions of one batch."""
         return self.order[self.bounds[index] : self.bounds[index + 1]]
 
-    def pieces_of(self, index: int) -> Pieces:
-        """Stretches of one packed batch."""
-        assert self.pieces is not None, "pointwise batches have no pieces"
-        assert self.piece_bounds is not None
-        return self.pieces.part(int(self.piece_bounds[index]), int(self.piece_bounds[index + 1]))
 
-
-def scatter(num_impressions: int, num_batches: int, random: np.random.Generator | None) -> Portions:
+def scatter(num_impressions: int, num_batches: int, random: np.random.Generator | None) -> Scattered:
     """Impressions in random order (file order without a generator), cut into nearly equal batches."""
     line = random.permutation(num_impressions) if random is not None else np.arange(num_impressions)
-    return _portions(line, np.arange(num_batches + 1) * num_impressions // num_batches)
-
-
-def _portions(line: Int64, bounds: Int64) -> Portions:
-    """line[bounds[b] : bounds[b + 1]] is batch b; inside a batch canonical order is put back."""
-    num_batches = len(bounds) - 1
+    bounds = np.arange(num_batches + 1) * num_impressions // num_batches
     # NumPy sorts 16-bit keys stably in linear time.
     batch = np.empty(len(line), np.uint16 if num_batches < 2**16 else np.int64)
     batch[line] = np.repeat(np.arange(num_batches), np.diff(bounds))
-    return Portions(np.argsort(batch, kind="stable"), bounds)
+    return Scattered(np.argsort(batch, kind="stable"), bounds)
 
 
-def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Generator | None) -> Portions:
+def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Generator | None) -> Packs:
     """Users in random order (file order without a generator), cut by tokens.
 
     On the line of tokens an impression stands for itself and for the events, `reach` at most, that became visible
@@ -84,45 +98,77 @@ def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Gen
     line / (budget - reach) or more. The manifest bounds the line: at most the events of the row group, at most
     `reach` per impression, and one per impression.
     """
-    n = len(found.user)
-    first = np.append(0, np.flatnonzero(found.user[1:] != found.user[:-1]) + 1)
+    n = len(found.visible)
+    first = found.bounds[:-1][np.diff(found.bounds) > 0]
     users = random.permutation(len(first)) if random is not None else np.arange(len(first))
-    ends, opens = _tokens(first, found, reach)
-    before = np.append(0, ends[first[1:] - 1])
-    count, total = np.diff(first, append=n)[users], np.diff(before, append=ends[-1])[users]
+    line = _Line.of(found, first, reach)
+    before = line.before(first)
+    count, total = np.diff(first, append=n)[users], np.diff(before, append=line.ends[-1])[users]
     line_ends = np.cumsum(total)
-    cuts = -(-ends[-1] * np.arange(num_batches) // num_batches)
+    cuts = -(-line.ends[-1] * np.arange(num_batches) // num_batches)
     owner = np.searchsorted(line_ends, cuts, side="right")
     inside = cuts - (line_ends - total)[owner] + before[users[owner]]
-    at = _whole(np.searchsorted(ends, inside, side="right").astype(np.int64), opens, found, reach)
+    at = _whole(line.find(inside), line.opens, found, reach)
     heads = np.cumsum(count) - count
     bounds = _at_least_one(heads[owner] + at - first[users[owner]], n)
-    runs = np.union1d(heads, bounds[:-1])
+    runs = union(heads, bounds[:-1])
     owner = np.searchsorted(heads, runs, side="right") - 1
     begins = first[users[owner]] + runs - heads[owner]
-    return _with_pieces(begins, np.searchsorted(bounds, runs, side="right") - 1, bounds, opens, found, reach)
+    return _with_pieces(begins, np.searchsorted(bounds, runs, side="right") - 1, num_batches, line.opens, found, reach)
 
 
-def _tokens(first: Int64, found: Impressions, reach: int) -> tuple[Int64, Int64]:
-    """Tokens up to and with each impression, and the impressions that open an unbroken stretch.
+@dataclass(frozen=True)
+class _Line:
+    """Tokens up to and with each impression: an impression counts 1 and the events it adds, `reach` at most.
 
-    first: each user's first impression. An impression counts 1 and the events it adds.
+    opens: int64 [S], the impressions that open an unbroken stretch, in which nothing is left out. Up to impression n of
+    stretch s the line has base[s] + n + visible[n] tokens, up to the end of the stretch ends[s]: no sum over all.
     """
-    visible = found.visible
-    added = np.empty_like(visible)
-    np.subtract(visible[1:], visible[:-1], out=added[1:])
-    added[first] = visible[first] - found.start[first]
-    opens = added > reach
-    opens[first] = True
-    np.minimum(added, reach, out=added)
-    added += 1
-    return np.cumsum(added, out=added), np.flatnonzero(opens)
+
+    visible: Int64
+    opens: Int64
+    base: Int64
+    ends: Int64
+
+    @classmethod
+    def of(cls, found: Impressions, first: Int64, reach: int) -> _Line:
+        """first: each user's first impression."""
+        visible = found.visible
+        opens = union(first, _leaps(visible, reach))
+        before = visible[opens - 1]
+        at_user = np.searchsorted(opens, first)
+        before[at_user] = found.start[found.user_of(first)]
+        own = np.minimum(visible[opens] - before, reach) + 1
+        last = np.append(opens[1:], len(visible)) - 1
+        ends = np.cumsum(own + last - opens + visible[last] - visible[opens])
+        return cls(visible, opens, ends - last - visible[last], ends)
+
+    def before(self, impressions: Int64) -> Int64:
+        """Tokens before the given openings of stretches."""
+        return np.append(0, self.ends)[np.searchsorted(self.opens, impressions)]
+
+    def find(self, tokens: Int64) -> Int64:
+        """The first impression with more tokens up to and with it. tokens: each less than all."""
+        stretch = np.searchsorted(self.ends, tokens, side="right")
+        wanted = tokens - self.base[stretch]
+        low, high = self.opens[stretch], np.append(self.opens[1:], len(self.visible))[stretch] - 1
+        while (low < high).any():
+            middle = (low + high) // 2
+            more = middle + self.visible[middle] > wanted
+            low, high = np.where(more, low, middle + 1), np.where(more, middle, high)
+        return low
+
+
+def _leaps(visible: Int64, reach: int) -> Int64:
+    """Numbers of impressions that see more than `reach` events beyond the one before. Looked at in cached parts."""
+    parts = [visible[at : at + CACHED + 1] for at in range(0, max(len(visible) - 1, 1), CACHED)]
+    return np.concatenate([np.flatnonzero(p[1:] - p[:-1] > reach) + 1 + k * CACHED for k, p in enumerate(parts)])
 
 
 def _whole(cuts: Int64, opens: Int64, found: Impressions, reach: int) -> Int64:
     """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
     opening = opens[np.searchsorted(opens, cuts, side="right") - 1]
-    begin = np.maximum(found.start[opening], found.visible[opening] - reach)
+    begin = np.maximum(found.start[found.user_of(opening)], found.visible[opening] - reach)
     before = found.visible[cuts] - begin + (cuts - opening)
     return np.where(before <= reach, opening, cuts)
 
@@ -135,7 +181,7 @@ def _at_least_one(cuts: Int64, num_impressions: int) -> Int64:
     return np.append(cuts, num_impressions)
 
 
-def _with_pieces(begins: Int64, batch: Int64, bounds: Int64, opens: Int64, found: Impressions, reach: int) -> Portions:
+def _with_pieces(begins: Int64, batch: Int64, num_batches: int, opens: Int64, found: Impressions, reach: int) -> Packs:
     """Batches in canonical order, with the stretches their impressions need: from `reach` before the first to the last.
 
     begins: first impression of each run, in canonical order, that one batch holds of one user. batch: of each run.
@@ -143,16 +189,17 @@ def _with_pieces(begins: Int64, batch: Int64, bounds: Int64, opens: Int64, found
     """
     ascending = np.argsort(begins)
     begins, batch = begins[ascending], batch[ascending]
-    first = np.union1d(begins, opens)
-    count = np.diff(first, append=len(found.user))
+    first = union(begins, opens)
+    count = np.diff(first, append=len(found.visible))
     owner = batch[np.searchsorted(begins, first, side="right") - 1]
     by_batch = np.argsort(owner, kind="stable")
     first, count = first[by_batch], count[by_batch]
+    user = found.user_of(first)
     pieces = Pieces(
-        user=found.user[first],
-        start=np.maximum(found.start[first], found.visible[first] - reach),
+        user=user,
+        start=np.maximum(found.start[user], found.visible[first] - reach),
         end=found.visible[first + count - 1],
+        first=first,
         num_impressions=count,
     )
-    piece_bounds = np.searchsorted(owner[by_batch], np.arange(len(bounds))).astype(np.int64)
-    return Portions(ranges(first, count), bounds, pieces, piece_bounds)
+    return Packs(pieces, np.searchsorted(owner[by_batch], np.arange(num_batches + 1)).astype(np.int64))

@@ -14,13 +14,17 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.buffer import Buffer, make_buffer
 from ctr_rec.batch.collate import Collator
 from ctr_rec.batch.columns import Column
-from ctr_rec.batch.config import DataConfig
+from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.order import BufferPlan, EpochOrder, generator
 from ctr_rec.batch.prefetch import Ahead, Waited, in_order
 from ctr_rec.batch.source import Source
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec
+
+LOT = 1 << 17
+"""Tokens that are collated together: enough to share the calls, few enough to stay near the processor."""
 
 
 class Reader:
@@ -45,7 +49,8 @@ class Reader:
         self._spec = spec
         self._seed = seed
         self._rank, self._world = rank, world
-        self._source = Source(config.log, self.manifest, spec, config.label, split)
+        self._memory = Memory()
+        self._source = Source(config.log, self.manifest, spec, config.label, split, self._memory)
         self._order = EpochOrder(
             self.manifest.row_groups,
             SPLITS.index(split),
@@ -82,14 +87,17 @@ class Reader:
         buffers = Ahead((partial(self._load, epoch, plan) for plan in plans), threaded)
         collators, items = threading.local(), self._items
 
-        def make(buffer: Callable[[], Buffer], index: int) -> Batch:
+        def make(buffer: Callable[[], Buffer], batches: slice) -> list[Batch]:
             if not hasattr(collators, "own"):
                 collators.own = Collator(self._spec, items, self.manifest.items, self._config, self._rank, self._world)
-            return collators.own(buffer(), index)
+            return collators.own(buffer(), batches)
 
         try:
-            tasks = self._tasks(plans, buffers, make, start)
-            yield from in_order(tasks, self._config.workers, self._config.prefetch, self._waited)
+            together = self._together()
+            tasks = self._tasks(plans, buffers, make, start, together)
+            ahead = max(self._config.workers, -(-self._config.prefetch // together))
+            for lot in in_order(tasks, self._config.workers, ahead, self._waited):
+                yield from lot
         finally:
             buffers.close()
 
@@ -97,22 +105,29 @@ class Reader:
         self,
         plans: list[BufferPlan],
         buffers: Ahead[Buffer],
-        make: Callable[[Callable[[], Buffer], int], Batch],
+        make: Callable[[Callable[[], Buffer], slice], list[Batch]],
         start: int,
-    ) -> Iterator[Callable[[], Batch]]:
+        together: int,
+    ) -> Iterator[Callable[[], list[Batch]]]:
         for plan in plans:
             buffer = _once(buffers.take())
-            for index in range(max(start - plan.first_batch, 0), plan.num_batches):
-                yield partial(make, buffer, index)
+            for first in range(max(start - plan.first_batch, 0), plan.num_batches, together):
+                yield partial(make, buffer, slice(first, min(first + together, plan.num_batches)))
+
+    def _together(self) -> int:
+        """Batches made in one go: a pointwise one is long enough to be worth its calls."""
+        batches = self._config.batches
+        return max(1, LOT * self._world // batches.tokens) if isinstance(batches, Packed) else 1
 
     def _load(self, epoch: int, plan: BufferPlan) -> Buffer:
         return make_buffer(
-            [self._source.read(group) for group in plan.row_groups],
+            self._source.read(plan.row_groups),
             self.manifest.data_schema.action_delay,
             self._config.channels,
             self._config.batches,
             plan.num_batches,
             generator(self._seed, epoch, 1, plan.number) if self._config.shuffle else None,
+            self._memory,
         )
 
     @cached_property

@@ -5,6 +5,7 @@ TorchRec turns an id outside its table into row 0 without a word, so ids are che
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, part
+from ctr_rec.batch.columns import Array, Column, Int64, Ragged, join, offsets_of, ranges, take
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, inner_offsets, open_parquet, same_rows
+from ctr_rec.batch.standard import Counter, Standard
 from ctr_rec.errors import DataError, SchemaError
 from ctr_rec.files import join_path
 from ctr_rec.schema.log import Feature, Kind, Side
@@ -23,62 +26,47 @@ from ctr_rec.schema.table import SparseSpec
 
 @dataclass(frozen=True)
 class Slices:
-    """User slices: one row group, or several joined. U users, T events, N impressions of the split.
+    """User slices of one or several row groups. U users, T events, N impressions of the split.
 
     user: int64 [U], user numbers. first_event: int64 [U], number of each user's first event in the log.
-    offsets: int64 [U + 1]. time: int64 [T]. item: int32 or as stored [T]. action: int16 [T].
-    own: int64 [N], position of each impression among the events. request_time: int64 [N]. label: int8 [N].
-    events [T], counters [N], users [U]: standardised, by name.
+    offsets: int64 [U + 1]. time, request_time: int64 [T]. item: int32 or as stored [T]. action: int16 [T].
+    label: int8 [T], 0 or 1 at the split's impressions. own: int64 [N], position of each impression among the events.
+    events [T], users [U]: standardised, by name. counters [T]: by name; numbers at the split's impressions.
+    Columns may be Arrow's own memory: read only.
     """
 
     user: Int64
     first_event: Int64
     offsets: Int64
     time: Int64
+    request_time: Int64
     item: Array
     action: Array
-    own: Int64
-    request_time: Int64
     label: Array
+    own: Int64
     events: dict[str, Column]
-    counters: dict[str, Array]
+    counters: dict[str, Counter]
     users: dict[str, Column]
 
 
 def join_slices(parts: Sequence[Slices]) -> Slices:
-    """Users of several row groups, one after the other."""
+    """Users of several files, one after the other."""
     if len(parts) == 1:
         return parts[0]
     shifts = np.cumsum([0] + [len(p.time) for p in parts])[:-1]
     offsets = [p.offsets[1:] + shift for p, shift in zip(parts, shifts, strict=True)]
+    plain = ("user", "first_event", "time", "request_time", "item", "action", "label")
     return Slices(
-        user=np.concatenate([p.user for p in parts]),
-        first_event=np.concatenate([p.first_event for p in parts]),
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in plain},
         offsets=np.concatenate([np.zeros(1, np.int64), *offsets]),
-        time=np.concatenate([p.time for p in parts]),
-        item=np.concatenate([p.item for p in parts]),
-        action=np.concatenate([p.action for p in parts]),
         own=np.concatenate([p.own + shift for p, shift in zip(parts, shifts, strict=True)]),
-        request_time=np.concatenate([p.request_time for p in parts]),
-        label=np.concatenate([p.label for p in parts]),
         events={name: join([p.events[name] for p in parts]) for name in parts[0].events},
-        counters=_join_counters([p.counters for p in parts]),
+        counters={
+            name: Counter(np.concatenate([p.counters[name].stored for p in parts]), first.standard)
+            for name, first in parts[0].counters.items()
+        },
         users={name: join([p.users[name] for p in parts]) for name in parts[0].users},
     )
-
-
-def _join_counters(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Counters below each other, all in one allocation: large ones get large pages, whose first use is far cheaper."""
-    lengths = [len(next(iter(p.values()), ())) for p in parts]
-    block = np.empty((len(parts[0]), sum(lengths)), np.float32)
-    for name, row in zip(parts[0], block, strict=True):
-        np.concatenate([p[name] for p in parts], out=row)
-    return dict(zip(parts[0], block, strict=True))
-
-
-def _at(every: Array, own: Int64) -> Array:
-    """Values at ascending distinct positions; all of them without a copy."""
-    return every if len(own) == len(every) else every.take(own)
 
 
 def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.bool_]:
@@ -89,7 +77,16 @@ def in_split(request_time: Int64, split: Split, name: str) -> npt.NDArray[np.boo
 class Source:
     """Reads the parts of a log that one model needs."""
 
-    def __init__(self, folder: str, manifest: LogManifest, spec: SparseSpec, label: str, split: str) -> None:
+    def __init__(
+        self,
+        folder: str,
+        manifest: LogManifest,
+        spec: SparseSpec,
+        label: str,
+        split: str,
+        memory: Memory | None = None,
+    ) -> None:
+        self._memory = memory or Memory()
         self.folder = folder
         self.manifest = manifest
         self.spec = spec
@@ -103,64 +100,91 @@ class Source:
             seen[group.file] = seen.get(group.file, 0) + group.users
         check_spec(manifest, spec)
 
-    def read(self, group: RowGroup) -> Slices:
-        """One row group. Raises DataError for whatever is not as the schema and the manifest say."""
-        path = join_path(self.folder, group.file)
-        file = self._open(path)
-        if group.index >= file.num_row_groups:
-            raise DataError(
-                f"{path}: the manifest names row group {group.index}, the file has {file.num_row_groups}; "
-                f"{PREPARE_AGAIN}"
-            )
-        columns = ["user", "time", "request_time", "item", "impression", "action", self.label]
-        columns += [f.name for f in self.spec.event] + list(self.spec.counters)
-        frame = Frame(file, Place(path, group.index), columns)
+    def read(self, groups: Sequence[RowGroup]) -> Slices:
+        """Row groups, those of one file beside each other: one call decodes them below each other.
+
+        Raises:
+            DataError: whatever is not as the schema and the manifest say.
+        """
+        by_file: dict[str, list[RowGroup]] = {}
+        for group in groups:
+            by_file.setdefault(group.file, []).append(group)
+        return join_slices([self._read(file, mine) for file, mine in by_file.items()])
+
+    def _read(self, name: str, groups: Sequence[RowGroup]) -> Slices:
+        frame = self._frame(name, groups)
         time, offsets = frame.lists("time", np.int64)
-        if (frame.num_rows, len(time)) != (group.users, group.events):
-            raise DataError(
-                f"{frame.place}: the manifest says {group.users} users and {group.events} events, the file has "
-                f"{frame.num_rows} and {len(time)}; {PREPARE_AGAIN}"
-            )
+        bounds = self._event_bounds(frame, groups, offsets)
         request_time = self._list(frame, "request_time", np.int64, offsets)
         self._in_order(frame, time, request_time, offsets)
-        impression = self._list(frame, "impression", np.bool_, offsets)
-        own = self._own(frame, group, impression, request_time)
+        own = self._own(frame, groups, bounds, offsets, request_time)
+        shift = np.array([g.first_event for g in groups], np.int64) - bounds[:-1]
         slices = Slices(
             user=frame.plain("user", np.int64),
-            first_event=offsets[:-1] + group.first_event,
+            first_event=offsets[:-1] + np.repeat(shift, np.diff(frame.first_rows)),
             offsets=offsets,
             time=time,
+            request_time=request_time,
             item=self._list(frame, "item", np.integer, offsets),
             action=self._list(frame, "action", np.int16, offsets),
-            own=own,
-            request_time=_at(request_time, own),
             label=self._label(frame, offsets, own),
+            own=own,
             events={f.name: self._event_feature(frame, f, offsets) for f in self.spec.event},
             counters={c: self._counter(frame, c, offsets, own) for c in self.spec.counters},
-            users=self._users(group, frame),
+            users=self._users(groups, frame),
         )
         self._within(frame, "item", slices.item, offsets, self.manifest.items, "an item number")
         self._within(frame, "action", slices.action, offsets, self.spec.num_actions, "an action code")
         return slices
 
-    def _own(self, frame: Frame, group: RowGroup, impression: Array, request_time: Int64) -> Int64:
-        """Positions of the split's impressions; as many as the manifest says, or batches would not come out even."""
-        own = np.flatnonzero(impression & in_split(request_time, self.manifest.split, self.split))
-        expected = group.impressions[SPLITS.index(self.split)]
-        if len(own) != expected:
+    def _frame(self, name: str, groups: Sequence[RowGroup]) -> Frame:
+        path = join_path(self.folder, name)
+        file = self._open(path)
+        last = max(g.index for g in groups)
+        if last >= file.num_row_groups:
             raise DataError(
-                f"{frame.place}: the manifest says {expected} impressions in split {self.split!r}, the file has "
-                f"{len(own)}; {PREPARE_AGAIN}"
+                f"{path}: the manifest names row group {last}, the file has {file.num_row_groups}; {PREPARE_AGAIN}"
             )
+        columns = ["user", "time", "request_time", "item", "impression", "action", self.label]
+        columns += [f.name for f in self.spec.event] + list(self.spec.counters)
+        return Frame(file, Place(path), columns, [g.index for g in groups])
+
+    def _event_bounds(self, frame: Frame, groups: Sequence[RowGroup], offsets: Int64) -> Int64:
+        """Events at which the row groups begin, and the end of the last: int64 [row groups + 1]."""
+        bounds = offsets[frame.first_rows]
+        for group, users, events in zip(groups, np.diff(frame.first_rows), np.diff(bounds), strict=True):
+            if (users, events) != (group.users, group.events):
+                raise DataError(
+                    f"{Place(frame.place.path, group.index)}: the manifest says {group.users} users and {group.events} "
+                    f"events, the file has {users} and {events}; {PREPARE_AGAIN}"
+                )
+        return bounds
+
+    def _own(
+        self, frame: Frame, groups: Sequence[RowGroup], bounds: Int64, offsets: Int64, request_time: Int64
+    ) -> Int64:
+        """Positions of the split's impressions; as many as the manifest says, or batches would not come out even."""
+        impression = self._list(frame, "impression", np.bool_, offsets)
+        expected = [g.impressions[SPLITS.index(self.split)] for g in groups]
+        own, filled = self._memory.arrays({"own": (np.int64, sum(expected))})["own"], 0
+        for group, wanted, (begin, end) in zip(groups, expected, itertools.pairwise(bounds.tolist()), strict=True):
+            inside = in_split(request_time[begin:end], self.manifest.split, self.split)
+            found = np.flatnonzero(impression[begin:end] & inside)
+            if len(found) != wanted:
+                raise DataError(
+                    f"{Place(frame.place.path, group.index)}: the manifest says {wanted} impressions in split "
+                    f"{self.split!r}, the file has {len(found)}; {PREPARE_AGAIN}"
+                )
+            np.add(found, begin, out=own[filled : filled + wanted])
+            filled += wanted
         return own
 
     def _label(self, frame: Frame, offsets: Int64, own: Int64) -> Array:
-        every = self._list(frame, self.label, np.int8, offsets)
-        label = _at(every, own)
-        if len(label) and not (label.min() >= 0 and label.max() <= 1):
-            bad = np.zeros(len(every), bool)
-            bad[own] = (label != 0) & (label != 1)
-            frame.refuse(bad, offsets, self.label, every, "0 or 1 for an impression")
+        label = self._list(frame, self.label, np.int8, offsets)
+        if len(label) and not (label.min() >= 0 and label.max() <= 1):  # others than impressions may hold anything
+            bad = np.zeros(len(label), bool)
+            bad[own] = (label[own] != 0) & (label[own] != 1)
+            frame.refuse(bad, offsets, self.label, label, "0 or 1 for an impression")
         return label
 
     def items(self) -> dict[str, Column]:
@@ -193,7 +217,7 @@ class Source:
             lengths, expected = np.diff(own), np.diff(offsets)
             row = int(np.argmax(lengths != expected))
             raise DataError(
-                f"column {name!r} of {frame.place}, row {row}: expected {expected[row]} values as in column 'time', "
+                f"column {name!r} of {frame.row(row)}: expected {expected[row]} values as in column 'time', "
                 f"got {lengths[row]}; {PREPARE_AGAIN}"
             )
 
@@ -214,7 +238,7 @@ class Source:
             bad = ~np.asarray(np.isfinite(column).all(axis=1))
             frame.refuse(bad, offsets, feature.name, column, "finite numbers")
         else:
-            column = self._standard(frame, feature.name, column, offsets, feature.log1p)
+            column = self._numbers(frame, feature, column, offsets)
         return column, offsets
 
     def _ids(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> None:
@@ -224,61 +248,61 @@ class Source:
             expected = f"a row of table {feature.table!r}, 0 to {rows - 1}"
             frame.refuse(bad, offsets, feature.name, values, expected)
 
-    def _counter(self, frame: Frame, name: str, offsets: Int64, own: Int64) -> Array:
-        every = self._list(frame, name, np.float32, offsets)
-        return self._standard(frame, name, every, offsets, log1p=name.endswith("_count"), own=own)
+    def _counter(self, frame: Frame, name: str, offsets: Int64, own: Int64) -> Counter:
+        stored = self._list(frame, name, np.float32, offsets)
+        standard = self._standard(name, log1p=name.endswith("_count"))
+        if standard.bad(stored) is not None:  # others than impressions may hold anything
+            bad, found = np.zeros(len(stored), bool), standard.bad(stored[own])
+            bad[own] = False if found is None else found
+            frame.refuse(bad, offsets, name, stored, standard.expected)
+        return Counter(stored, standard)
 
-    def _standard(
-        self, frame: Frame, name: str, every: Array, offsets: Int64 | None, log1p: bool, own: Int64 | None = None
-    ) -> Array:
-        """Standardised by the training range, at the positions `own` where given."""
-        values = every if own is None else _at(every, own)
-        least = -1.0 if log1p else -np.inf
-        if len(values) and not (values.min() > least and values.max() < np.inf):  # not a number fails both
-            bad = np.zeros(len(every), bool)
-            bad[slice(None) if own is None else own] = ~(np.isfinite(values) & (values > least))
-            frame.refuse(bad, offsets, name, every, "a number above -1 (log1p)" if log1p else "a finite number")
+    def _numbers(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> Array:
+        standard = self._standard(feature.name, feature.log1p)
+        bad = standard.bad(values)
+        if bad is not None:
+            frame.refuse(bad, offsets, feature.name, values, standard.expected)
+        return standard(values)
+
+    def _standard(self, name: str, log1p: bool) -> Standard:
         info = self.manifest.numbers.get(name)
         if info is None:
             raise DataError(
                 f"{join_path(self.folder, MANIFEST)} has no mean and deviation of {name!r}; {PREPARE_AGAIN}"
             )
-        scale = np.float32(1.0 / info.std if info.std > 0 else 1.0)
-        values = np.log1p(values) if log1p else values
-        standard = np.subtract(values, np.float32(info.mean), out=values if log1p else None)
-        return np.multiply(standard, scale, out=standard)
+        return Standard.of(info, log1p)
 
-    def _users(self, group: RowGroup, events: Frame) -> dict[str, Column]:
-        """Profiles of the row group's users: the users file has the same rows, its row groups may differ."""
+    def _users(self, groups: Sequence[RowGroup], events: Frame) -> dict[str, Column]:
+        """Profiles of the row groups' users: the users file has the same rows, its row groups may differ."""
         if not self.spec.user:
             return {}
-        path = join_path(self.folder, "users", group.file.rpartition("/")[2])
+        path = join_path(self.folder, "users", groups[0].file.rpartition("/")[2])
         file = self._open(path)
-        first = self._first_user[group.file, group.index]
-        pieces: dict[str, list[Column]] = {f.name: [] for f in self.spec.user}
-        numbers, at = [], 0
-        for index in range(file.num_row_groups):
-            rows = file.metadata.row_group(index).num_rows
-            lo, hi = max(first - at, 0), min(first + group.users - at, rows)
-            at += rows
-            if lo >= hi:
-                continue
-            frame = Frame(file, Place(path, index), ["user", *pieces])
-            numbers.append(frame.plain("user", np.int64)[lo:hi])
-            for f in self.spec.user:
-                pieces[f.name].append(part(self._feature(frame, f, nested=False)[0], lo, hi))
-        found = np.concatenate([np.zeros(0, np.int64), *numbers])
-        if not np.array_equal(found, events.plain("user", np.int64)):
-            raise DataError(f"{path} must have the same users in the same order as {events.place}; {PREPARE_AGAIN}")
-        return {name: join(columns) for name, columns in pieces.items()}
+        begins = offsets_of(
+            np.array([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], np.int64)
+        )
+        first = np.array([self._first_user[g.file, g.index] for g in groups], np.int64)
+        rows = ranges(first, np.array([g.users for g in groups], np.int64))
+        rows = rows[rows < begins[-1]]
+        owner = np.searchsorted(begins, rows, side="right") - 1
+        needed = np.unique(owner)
+        frame = Frame(file, Place(path), ["user", *(f.name for f in self.spec.user)], needed.tolist())
+        at = rows - begins[owner] + frame.first_rows[np.searchsorted(needed, owner)]
+        found, wanted = frame.plain("user", np.int64)[at], events.plain("user", np.int64)
+        if not np.array_equal(found, wanted):
+            row = len(found) if len(found) < len(wanted) else int(np.argmax(found != wanted))
+            raise DataError(
+                f"{path} must have the same users in the same order as {events.place.path}, which differs at "
+                f"{events.row(row)}; {PREPARE_AGAIN}"
+            )
+        return {f.name: take(self._feature(frame, f, nested=False)[0], at) for f in self.spec.user}
 
     def _in_order(self, frame: Frame, time: Int64, request_time: Int64, offsets: Int64) -> None:
-        if (time[1:] < time[:-1]).any():
-            back = np.zeros(len(time), bool)
-            np.less(time[1:], time[:-1], out=back[1:])
-            starts = offsets[:-1]
-            back[starts[starts < len(time)]] = False
-            frame.refuse(back, offsets, "time", time, "times that do not go back")
+        back = np.zeros(len(time), bool)
+        np.less(time[1:], time[:-1], out=back[1:])
+        starts = offsets[:-1]
+        back[starts[starts < len(time)]] = False
+        frame.refuse(back, offsets, "time", time, "times that do not go back")
         frame.refuse(request_time > time, offsets, "request_time", request_time, "at most its time")
 
     def _within(self, frame: Frame, name: str, values: Array, offsets: Int64, size: int, what: str) -> None:

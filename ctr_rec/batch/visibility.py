@@ -9,10 +9,11 @@ prefix, so visibility is one integer: the end of that prefix.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+import itertools
 
-Int64 = npt.NDArray[np.int64]
+import numpy as np
+
+from ctr_rec.batch.columns import CACHED, Int64
 
 
 def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: Int64) -> Int64:
@@ -29,30 +30,45 @@ def impression_ends(known_at: Int64, offsets: Int64, user: Int64, request_time: 
     return np.searchsorted(keys, user * base + queries, side="left").astype(np.int64)
 
 
-def stream_ends(known_at: Int64, offsets: Int64, own: Int64, user: Int64, request_time: Int64) -> Int64:
+def stream_ends(known_at: Int64, offsets: Int64, own: Int64, request_time: Int64, out: Int64 | None = None) -> Int64:
     """`impression_ends` for impressions that are events of the stream, faster where a request is one instant.
 
-    own: [N], position of the impression in the stream. Known at its request time, it sees what lies before its ties.
+    own: [N], ascending, position of the impression in the stream. Known at its request time, it sees what lies before
+    its ties. request_time: [T], of every event. out: [N], memory for the result.
     """
-    at_once = known_at.take(own) == request_time
-    ends = _tie_starts(known_at, offsets).take(own)
-    if not at_once.all():
-        later = np.flatnonzero(~at_once)
-        ends[later] = impression_ends(known_at, offsets, user[later], request_time[later])
+    ends = np.empty(len(own), np.int64) if out is None else out
+    users = np.unique(np.searchsorted(offsets, np.arange(0, len(known_at), CACHED)))
+    for low, high in itertools.pairwise([0, *users[1:].tolist(), len(offsets) - 1]):
+        begin, end = int(offsets[low]), int(offsets[high])
+        here = slice(*np.searchsorted(own, (begin, end)))
+        inside = known_at[begin:end], offsets[low : high + 1] - begin, own[here] - begin, request_time[begin:end]
+        np.add(_stream_ends(*inside), begin, out=ends[here])
     return ends
 
 
-def _tie_starts(known_at: Int64, offsets: Int64) -> Int64:
-    """Per event the first of its user's events with the same known_at. Shape [T]."""
+def _stream_ends(known_at: Int64, offsets: Int64, own: Int64, request_time: Int64) -> Int64:
+    at_once = known_at == request_time
+    starts, lengths = _ties(known_at, offsets)
+    ends = starts.repeat(lengths).take(own)
+    if not at_once.all():
+        later = np.flatnonzero(~at_once.take(own))
+        event = own[later]
+        user = np.searchsorted(offsets, event, side="right") - 1
+        ends[later] = impression_ends(known_at, offsets, user, request_time[event])
+    return ends
+
+
+def _ties(known_at: Int64, offsets: Int64) -> tuple[Int64, Int64]:
+    """Where events of one user with the same known_at begin, and how many they are: [ties] each, in order."""
     first = np.ones(len(known_at), bool)
     np.not_equal(known_at[1:], known_at[:-1], out=first[1:])
-    first[offsets[:-1][np.diff(offsets) > 0]] = True
-    if len(known_at) == 0:
-        return known_at
-    group = first.astype(np.int64)  # NumPy adds up whole numbers twice as fast as flags
-    np.cumsum(group, out=group)
-    group -= 1
-    return np.flatnonzero(first).take(group)
+    begins = offsets[:-1]
+    first[begins[begins < len(known_at)]] = True
+    starts = np.flatnonzero(first)
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1:] = len(known_at) - starts[-1:]
+    return starts, lengths
 
 
 def _small_times(known_at: Int64, request_time: Int64, users: int) -> tuple[Int64, Int64, int]:
@@ -71,12 +87,6 @@ def history_ends(known_at: Int64, offsets: Int64) -> Int64:
 
     known_at: [T], sorted inside each user. offsets: [U+1].
     """
-    if len(known_at) == 0:
-        return np.zeros(0, np.int64)
-    last = np.ones(len(known_at), bool)
-    np.not_equal(known_at[1:], known_at[:-1], out=last[:-1])
-    last[offsets[1:][np.diff(offsets) > 0] - 1] = True
-    group = last.astype(np.int64)  # NumPy adds up whole numbers twice as fast as flags
-    np.cumsum(group, out=group)
-    group -= last
-    return (np.flatnonzero(last) + 1).take(group)
+    starts, lengths = _ties(known_at, offsets)
+    starts += lengths
+    return starts.repeat(lengths)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ctr_rec.batch.buffer import make_buffer
 from ctr_rec.batch.config import Channel, Pointwise
+from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.source import Source
 from ctr_rec.schema.table import EmbeddingSettings, sparse_spec
 from tests.batch.logs import random_users, schema, write_log
@@ -18,8 +19,8 @@ def test_impressions_are_ordered_by_user_and_visible_end(tmp_path: Path) -> None
     spec = sparse_spec(manifest, EmbeddingSettings(dim=4))
     source = Source(str(tmp_path), manifest, spec, "liked", "train")
     channels = {"some": Channel(actions=(2, 0)), "all": Channel(), "rare": Channel(actions=(2,))}
-    parts = [source.read(g) for g in manifest.row_groups]
-    buffer = make_buffer(parts, 4, channels, Pointwise(impressions=7), 3, None)
+    slices = source.read(manifest.row_groups)
+    buffer = make_buffer(slices, 4, channels, Pointwise(impressions=7), 3, None, Memory())
     found = buffer.impressions
     order = list(zip(found.user, found.visible, buffer.slices.own, strict=True))
     assert order == sorted(order)

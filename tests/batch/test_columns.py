@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ctr_rec.batch.columns import Ragged, Scratch, cut_evenly, distinct, join, offsets_of, part, ranges, take
+from ctr_rec.batch.columns import Ragged, Scratch, cut_evenly, distinct, join, offsets_of, part, ranges, take, union
 
 RAGGED = Ragged(np.arange(10, 17), np.array([0, 2, 2, 3, 7]))
 ROWS = [[10, 11], [], [12], [13, 14, 15, 16]]
@@ -22,6 +22,12 @@ def test_ranges_follow_each_other() -> None:
     assert ranges(np.array([5, 9, 0, 3]), np.array([2, 0, 1, 3])).tolist() == [5, 6, 0, 3, 4, 5]
     assert ranges(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
     assert ranges(np.array([4]), np.array([0])).tolist() == []
+
+
+def test_union() -> None:
+    assert union(np.array([1, 4, 9]), np.array([9, 0, 4, 4])).tolist() == [0, 1, 4, 9]
+    assert union(np.zeros(0, np.int64), np.array([2])).tolist() == [2]
+    assert union(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
 
 
 def test_offsets_of_lengths() -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ctr_rec.batch import parquet
 from ctr_rec.batch.columns import Ragged
 from ctr_rec.batch.parquet import Frame, Place, open_parquet
 from ctr_rec.errors import DataError
@@ -89,3 +90,38 @@ def test_damaged_pages_are_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x.parquet, row group 0: the data is damaged"):
         Frame(open_parquet(str(path)), Place(str(path), 0), ["x"])
+
+
+def test_row_groups_below_each_other_are_named_one_by_one(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.parquet")
+    values = pa.array([[n, 10 * n] for n in range(7)])
+    pq.write_table(pa.table({"x": values}), path, row_group_size=3)
+    made = Frame(open_parquet(path), Place(path), ["x"], [2, 0])
+    got, offsets = made.lists("x", np.int64)
+    assert got.tolist() == [6, 60, 0, 0, 1, 10, 2, 20]
+    assert made.first_rows.tolist() == [0, 1, 4]
+    with pytest.raises(DataError, match=r"'x' of .*, row group 0, row 2, position 1 in it: expected few, got 20"):
+        made.refuse(got == 20, offsets, "x", got, "few")
+    with pytest.raises(DataError, match=r"'x' of .*, row group 2, row 0, position 0 in it: expected few, got 6"):
+        made.refuse(got == 6, offsets, "x", got, "few")
+
+
+def test_the_damaged_row_group_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"x": np.arange(60_000) // 3})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=20_000)
+    begin = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 60] = b"\xff" * 60
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x.parquet, row group 1: the data is damaged"):
+        Frame(open_parquet(str(path)), Place(str(path)), ["x"], [2, 1, 0])
+
+
+@pytest.mark.parametrize("start", [0, 3, 8, 13])
+def test_flags_of_slices(tmp_path: Path, start: int) -> None:
+    flags = np.random.default_rng(0).random(40) < 0.5
+    values, _ = frame(tmp_path, x=pa.array([flags[:start].tolist(), flags[start:].tolist()])).lists("x", np.bool_)
+    assert values.tolist() == flags.tolist()
+    assert parquet._flags(pa.array(flags)[start:30]).tolist() == flags[start:30].tolist()
+    assert parquet._flags(pa.array([], pa.bool_())).tolist() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ctr_rec.batch.columns import Ragged
+from ctr_rec.batch.columns import Column, Ragged
 from ctr_rec.batch.source import Source, in_split, join_slices
 from ctr_rec.errors import DataError, SchemaError
 from ctr_rec.schema.log import Split
@@ -50,8 +51,7 @@ class Log:
     def read(self) -> None:
         source = self.source()
         source.items()
-        for group in self.manifest.row_groups:
-            source.read(group)
+        source.read(self.manifest.row_groups)
 
 
 @pytest.fixture
@@ -88,7 +88,10 @@ IN_EVENT = [
         r"column 'action' .*row group 1, row 1: expected \d+ values as in column 'time', got 1",
     ),
     (put_row("action", 4, None), r"column 'action' .*row group 1, row 1: expected a value, got null"),
-    (put_row("user", 4, 77), r"users/part-00000.parquet must have the same users in the same order"),
+    (
+        put_row("user", 4, 77),
+        r"users/part-00000.parquet must have the same users .* which differs at .*row group 1, row 1",
+    ),
     (put_row("time", 4, []), r"the manifest says 3 users and \d+ events, the file has 3 and \d+"),
 ]
 
@@ -103,7 +106,7 @@ def test_damaged_events(log: Log, change: Callable[[list[dict[str, Any]]], None]
 
 def test_damaged_label_and_counter(log: Log) -> None:
     group = log.manifest.row_groups[1]
-    first = int(log.source().read(group).own[0])
+    first = int(log.source().read([group]).own[0])
     counts = [len(r["time"]) for r in pq.ParquetFile(log.folder / EVENTS).read_row_group(1).to_pylist()]
     row = int(np.searchsorted(np.cumsum(counts), first, side="right"))
     at = first - sum(counts[:row])
@@ -167,9 +170,9 @@ def test_wrong_counts(log: Log) -> None:
     with pytest.raises(
         DataError, match=r"row group 0: the manifest says \d+ impressions in split 'train', the file has"
     ):
-        log.source().read(wrong)
+        log.source().read([wrong])
     with pytest.raises(DataError, match=r"the manifest names row group 9, the file has 2"):
-        log.source().read(group.model_copy(update={"index": 9}))
+        log.source().read([group.model_copy(update={"index": 9})])
 
 
 def test_a_number_without_statistics(log: Log) -> None:
@@ -191,27 +194,69 @@ def test_another_schema_than_the_models(log: Log) -> None:
         Source(str(log.folder), fewer, log.spec, "liked", "train")
 
 
-def test_joined_slices_are_the_rows_one_after_the_other(log: Log) -> None:
+def test_row_groups_lie_below_each_other_file_by_file(log: Log) -> None:
+    groups = [log.manifest.row_groups[i] for i in (1, 2, 0, 3)]
+    files = [g.file for g in groups]
+    assert files[0] == files[2] != files[1] == files[3]
     source = log.source()
-    parts = [source.read(g) for g in log.manifest.row_groups]
-    joined = join_slices(parts)
-    assert joined.offsets[-1] == len(joined.time) == log.manifest.events
-    assert np.diff(joined.offsets).tolist() == [n for p in parts for n in np.diff(p.offsets)]
-    assert joined.first_event.tolist() == joined.offsets[:-1].tolist()
-    topics = joined.events["topics"]
-    assert isinstance(topics, Ragged)
-    assert len(topics.offsets) == log.manifest.events + 1
+    slices, parts = source.read(groups), [source.read([groups[i]]) for i in (0, 2, 1, 3)]
+    assert np.diff(slices.offsets).tolist() == [n for p in parts for n in np.diff(p.offsets)]
+    assert len(slices.time) == slices.offsets[-1] == log.manifest.events
+    for name in ("user", "first_event", "time", "request_time", "item", "action", "label"):
+        assert getattr(slices, name).tolist() == [v for p in parts for v in getattr(p, name).tolist()]
+    begins = np.cumsum([0] + [len(p.time) for p in parts])
+    assert slices.own.tolist() == [v + b for p, b in zip(parts, begins, strict=False) for v in p.own.tolist()]
+    for name in slices.users:
+        assert lists(slices.users[name]) == [v for p in parts for v in lists(p.users[name])]
+    assert lists(slices.events["topics"]) == [v for p in parts for v in lists(p.events["topics"])]
+    rows = np.arange(len(slices.time))
+    stored = slices.counters["item_like_rate"].take(rows).tolist()
+    assert stored == [v for p in parts for v in p.counters["item_like_rate"].take(np.arange(len(p.time))).tolist()]
+
+
+def test_every_row_is_the_stored_one(log: Log) -> None:
+    slices = log.source().read(log.manifest.row_groups)
+    assert slices.first_event.tolist() == slices.offsets[:-1].tolist()
     rows = [r for f in sorted((log.folder / "events").iterdir()) for r in pq.read_table(f).to_pylist()]
-    assert topics.values.tolist() == [v for r in rows for event in r["topics"] for v in event]
-    assert join_slices(parts[:1]) is parts[0]
+    assert lists(slices.events["topics"]) == [event for r in rows for event in r["topics"]]
+    assert slices.request_time.tolist() == [v for r in rows for v in r["request_time"]]
+    assert join_slices([slices]) is slices
+
+
+def lists(column: Column) -> list[Any]:
+    if not isinstance(column, Ragged):
+        return column.tolist()
+    return [column.values[a:b].tolist() for a, b in itertools.pairwise(column.offsets)]
+
+
+def test_what_is_no_impression_may_hold_anything(log: Log) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            for i, impression in enumerate(row["impression"]):
+                if not impression:
+                    row["item_like_count"][i], row["item_like_rate"][i], row["label_liked"][i] = -1.0, float("nan"), 7
+
+    log.damage(EVENTS, change)
+    log.read()
 
 
 def test_users_files_may_have_row_groups_of_their_own(log: Log) -> None:
     rows = pq.read_table(log.folder / USERS)
     for size in (1, 2, 4, 100):
         pq.write_table(rows, log.folder / USERS, row_group_size=size)
-        got = [log.source().read(g).users["age"] for g in log.manifest.row_groups[:2]]
-        np.testing.assert_allclose(np.concatenate(got), (rows["age"].to_numpy() - 0.5) / 2)
+        first, second = log.manifest.row_groups[:2]
+        for groups in ([first, second], [second, first], [second]):
+            got = log.source().read(groups)
+            want = rows["age"].to_numpy()[got.user]
+            np.testing.assert_allclose(np.array(lists(got.users["age"])), (want - 0.5) / 2)
+
+
+def test_a_users_file_that_is_too_short(log: Log) -> None:
+    log.damage(USERS, lambda rows: rows.pop())
+    with pytest.raises(
+        DataError, match=r"same order as .*events/part-00000.parquet, which differs at .*group 1, row 2"
+    ):
+        log.read()
 
 
 def test_splits_are_ranges_of_request_time() -> None:

@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from ctr_rec.batch import visibility
+from ctr_rec.batch.columns import CACHED
 from ctr_rec.batch.visibility import history_ends, impression_ends, stream_ends
 
 
@@ -26,14 +28,20 @@ CASES = [(0, 8, 0), (1, 50, 0), (2, 8, 3), (3, 2**61, 5)]
 
 
 @pytest.mark.parametrize(("seed", "span", "delay"), CASES)
-def test_impression_ends(seed: int, span: int, delay: int) -> None:
+def test_impression_ends(seed: int, span: int, delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
     known_at, offsets, own, user, request_time = stream(seed, span, delay)
     expected = [
         offsets[u] + sum(k < t for k in known_at[offsets[u] : offsets[u + 1]])
         for u, t in zip(user, request_time, strict=True)
     ]
     assert impression_ends(known_at, offsets, user, request_time).tolist() == expected
-    assert stream_ends(known_at, offsets, own, user, request_time).tolist() == expected
+    asked = known_at.copy()
+    asked[own] = request_time
+    for cached in (CACHED, 1, 6, 17):  # a part holds whole users
+        monkeypatch.setattr(visibility, "CACHED", cached)
+        out = np.full(len(own), -1)
+        assert stream_ends(known_at, offsets, own, asked, out) is out
+        assert out.tolist() == stream_ends(known_at, offsets, own, asked).tolist() == expected
     assert all(end <= position for end, position in zip(expected, own, strict=True))
 
 
