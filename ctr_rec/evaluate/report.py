@@ -13,12 +13,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ctr_rec.checkpoint.history import BEST, root
+from ctr_rec.checkpoint.history import best_record
 from ctr_rec.errors import DataError
 from ctr_rec.evaluate import charts
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.results import TEST_SCORED, now, read_test_scorings
-from ctr_rec.files import AnyPath
 from ctr_rec.metrics.probability import reliability_bins
 from ctr_rec.schema.manifest import SPLITS
 
@@ -90,13 +89,14 @@ def write_report(run_dir: Path) -> Path:
 def read_folder(run_dir: Path) -> Folder:
     """Everything the report shows but the predictions."""
     metrics = {split: _json(run_dir / "metrics" / f"{split}.json") for split in SPLITS[1:]}
+    best = best_record(run_dir)
     return Folder(
         path=run_dir,
         config=_json(run_dir / "config.json"),
         scorer=_json(run_dir / "scorer.json"),
         environment=_json(run_dir / "environment.json"),
         plan=_json(run_dir / "plan.json"),
-        best=_json(root(run_dir) / BEST),
+        best=None if best is None else best.model_dump(mode="json"),
         clean_stop=_json(run_dir / "clean-stop.json"),
         lines=_lines(run_dir / "metrics.jsonl"),
         metrics={split: found for split, found in metrics.items() if found is not None},
@@ -318,7 +318,7 @@ def _pretty(value: dict[str, Any] | None) -> str:
     return "" if value is None else json.dumps(value, indent=2)
 
 
-def _json(path: AnyPath) -> dict[str, Any] | None:
+def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
