@@ -18,6 +18,7 @@ from ctr_rec.errors import DataError
 from ctr_rec.evaluate import charts
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.results import TEST_SCORED, now, read_test_scorings
+from ctr_rec.files import AnyPath
 from ctr_rec.metrics.probability import reliability_bins
 from ctr_rec.schema.manifest import SPLITS
 
@@ -318,7 +319,7 @@ def _pretty(value: dict[str, Any] | None) -> str:
     return "" if value is None else json.dumps(value, indent=2)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: AnyPath) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
