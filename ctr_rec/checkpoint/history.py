@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ctr_rec.checkpoint.manifest import MANIFEST
 from ctr_rec.config import Config
 from ctr_rec.errors import CheckpointError
@@ -70,8 +72,16 @@ def mark_best(run: Path, step: int, metric: str, value: float) -> None:
 
 
 def best_record(run: Path) -> Best | None:
+    """Which checkpoint is marked as the best. Raises CheckpointError when the mark cannot be read."""
     path = root(run) / BEST
-    return Best.model_validate_json(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Best.model_validate_json(path.read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as the mark of the best checkpoint; remove it, and name a checkpoint (last, step-N)"
+        ) from error
 
 
 def best(run: Path) -> AnyPath:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ctr_rec.checkpoint.history import BEST, root
+from ctr_rec.checkpoint.history import best_record
 from ctr_rec.errors import DataError
 from ctr_rec.evaluate import charts
 from ctr_rec.evaluate.predictions import Predictions
@@ -88,13 +88,14 @@ def write_report(run_dir: Path) -> Path:
 def read_folder(run_dir: Path) -> Folder:
     """Everything the report shows but the predictions."""
     metrics = {split: _json(run_dir / "metrics" / f"{split}.json") for split in SPLITS[1:]}
+    best = best_record(run_dir)
     return Folder(
         path=run_dir,
         config=_json(run_dir / "config.json"),
         scorer=_json(run_dir / "scorer.json"),
         environment=_json(run_dir / "environment.json"),
         plan=_json(run_dir / "plan.json"),
-        best=_json(root(run_dir) / BEST),
+        best=None if best is None else best.model_dump(mode="json"),
         clean_stop=_json(run_dir / "clean-stop.json"),
         lines=_lines(run_dir / "metrics.jsonl"),
         metrics={split: found for split, found in metrics.items() if found is not None},

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from ctr_rec.checkpoint.history import best, best_record, checkpoint_folder, clean, committed, find, latest, mark_best
+from ctr_rec.checkpoint.history import (
+    best,
+    best_record,
+    checkpoint_folder,
+    clean,
+    committed,
+    find,
+    latest,
+    mark_best,
+    root,
+)
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, write_manifest
 from ctr_rec.errors import CheckpointError
 
@@ -71,6 +81,23 @@ def test_nothing_to_find(tmp_path: Path, run: Path) -> None:
     mark_best(run, 50, "auc", 0.7)
     with pytest.raises(CheckpointError, match="step-00000050 is gone"):
         best(run)
+
+
+def test_a_mark_that_cannot_be_read_is_named_with_the_remedy(run: Path) -> None:
+    for content in ("{", '{"step": "x"}'):
+        (run / "checkpoints" / "best.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"best.json cannot be read as the mark of the best.*remove it"):
+            find(run, "best")
+
+
+def test_checkpoints_lie_where_the_config_says(run: Path, tmp_path: Path) -> None:
+    assert root(run) == run / "checkpoints"
+    (run / "config.json").write_text('{"checkpoint": {"folder": null}}')
+    assert root(run) == run / "checkpoints"
+    (run / "config.json").write_text('{"checkpoint": {"folder": "elsewhere/a"}}')
+    assert root(run) == Path("elsewhere/a")
+    (run / "config.json").write_text("cut sh")
+    assert root(run) == run / "checkpoints"
 
 
 def test_at_least_one_stays(run: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
+from ctr_rec.checkpoint.background import Background
 from ctr_rec.checkpoint.history import checkpoint_folder, committed
 from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.checkpoint.store import write_rank_state
@@ -140,13 +142,19 @@ def _fit(group: Group, run: Run, folder: Path, full_disk: bool) -> tuple[str, in
     """Trains; the first save of rank 1 may meet a full disk. What is said, and the number of steps taken."""
     from ctr_rec.checkpoint import store
 
-    take_step, steps = Stepper.step, []
+    take_step, run_job, steps, done = Stepper.step, Background._run, [], threading.Event()
 
     def counted(*args: Any) -> Any:
         steps.append(1)
+        if full_disk and len(steps) == 6:
+            done.wait(30)  # from here on every rank has failed, and the next save is two steps away
         return take_step(*args)
 
-    Stepper.step = counted  # type: ignore[method-assign]
+    def run_and_tell(*args: Any) -> None:
+        run_job(*args)
+        done.set()
+
+    Stepper.step, Background._run = counted, run_and_tell  # type: ignore[method-assign]
 
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -165,15 +173,14 @@ def often(trained: RunFolder) -> Run:
 
 
 def test_a_background_save_that_fails_on_one_rank_ends_all_with_its_sentence(often: Run, tmp_path: Path) -> None:
-    """At a step's end, long before the next save would wait for it."""
-    settings = ["checkpoint.every=60", "validation.every=1000", "train.epochs=60", "train.log_every=100"]
-    run = override(often, settings)
+    """At a step's end, before the next save would wait for it."""
+    run = override(often, ["checkpoint.every=4", "validation.every=1000"])
     (said, steps), other = run_ranks(_fit, 2, run, tmp_path, True, timeout=60)
     assert "No space left on device; free space" in said
     assert other == (said, steps)
-    assert 60 <= steps < 120
+    assert 4 <= steps <= 6
     assert committed(tmp_path) == []
-    assert not checkpoint_folder(tmp_path, 60).exists()
+    assert not checkpoint_folder(tmp_path, 4).exists()
 
 
 def _fit_alone(run: Run, folder: Path) -> None:
@@ -184,11 +191,21 @@ def _fit_alone(run: Run, folder: Path) -> None:
 def test_one_save_at_a_time_and_the_wait_is_told(
     often: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waits, wait = threading.Event(), Background.wait
+
     def slow(*args: Any) -> None:
-        time.sleep(0.3)
+        waits.wait(30)
+        time.sleep(0.1)
         write_rank_state(*args)
 
+    def wait_and_tell(background: Background) -> float:
+        waits.set()
+        seconds = wait(background)
+        waits.clear()
+        return seconds
+
     monkeypatch.setattr("ctr_rec.checkpoint.store.write_rank_state", slow)
+    monkeypatch.setattr(Background, "wait", wait_and_tell)
     _fit_alone(override(often, ["train.max_steps=3"]), tmp_path)
     assert re.search(r"waited 0\.\d\d s for the save of step 1, which took", capfd.readouterr().err)
     assert [step for step, _ in committed(tmp_path)] == [1, 2, 3]
@@ -202,15 +219,18 @@ def test_a_run_that_ends_with_an_error_lets_the_save_under_way_come_to_its_end(
         write_rank_state(*args)
 
     def step(*args: Any) -> Any:
-        if (tmp_path / "checkpoints" / "step-00000002").exists():
-            raise DataError("row 7 is not what its schema says")
-        return take_step(*args)
+        steps.append(1)
+        if len(steps) < 4:
+            return take_step(*args)
+        while not checkpoint_folder(tmp_path, 2).exists():
+            time.sleep(0.01)
+        raise DataError("row 7 is not what its schema says")
 
-    take_step = Stepper.step
+    take_step, steps = Stepper.step, []
     monkeypatch.setattr("ctr_rec.checkpoint.store.write_rank_state", slow)
     monkeypatch.setattr(Stepper, "step", step)
     with pytest.raises(DataError, match="row 7 is not what its schema says"):
-        _fit_alone(override(often, ["checkpoint.every=2", "train.epochs=200"]), tmp_path)
+        _fit_alone(override(often, ["checkpoint.every=2", "validation.every=1000"]), tmp_path)
     assert [step for step, _ in committed(tmp_path)] == [2]
 
 
