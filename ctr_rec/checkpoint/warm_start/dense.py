@@ -1,4 +1,4 @@
-"""Weights that are no tables, by name: every rank holds them whole and reads them whole."""
+"""Weights that are no tables, by name. Every rank holds and reads them whole; their optimizer starts anew."""
 
 from __future__ import annotations
 

@@ -109,7 +109,8 @@ class ParquetRows:
         value = pq.read_table(part.path, columns=[self._column])[self._column][row - part.first].as_py()
         return torch.tensor(np.atleast_1d(value), dtype=self.dtype)
 
-    def blocks(self, rows_N: Int64) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, rows_N: Int64, into_ND: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        del into_ND  # decoded values lie elsewhere anyway
         for part in self._parts:
             metadata, first = open_file(part.path).metadata, part.first
             for group in range(metadata.num_row_groups):

@@ -37,10 +37,11 @@ class RowReader(Protocol):
     dtype: torch.dtype
     where: str
 
-    def blocks(self, rows_N: Int64) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, rows_N: Int64, into_ND: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         """Reads rows (ascending, repeats allowed): (position of the first in rows_N, [n, width] in the stored dtype).
 
-        A block may be overwritten by the next. Raises CheckpointError when the file ends too early or cannot be read.
+        A block may be overwritten by the next. into_ND: contiguous memory for all of them in the stored dtype, which
+        saves a copy; blocks may lie in it then. Raises CheckpointError when the file ends too early or cannot be read.
         """
         ...
 
@@ -100,19 +101,21 @@ class StoredRows:
                 out[piece.column : piece.column + piece.width] = part.reshape(-1)
         return out
 
-    def blocks(self, rows_N: Int64) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, rows_N: Int64, into_ND: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         for first, last in self._bands():
             low, high = np.searchsorted(rows_N, [first, last])
             if low < high:
                 pieces = [p for p in self._pieces if p.row < last and p.row + p.height > first]
-                yield from self._band(pieces, rows_N, int(low), int(high))
+                yield from self._band(pieces, rows_N, int(low), int(high), into_ND)
 
     def _bands(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows within which the same pieces lie."""
         edges = sorted({p.row for p in self._pieces} | {p.row + p.height for p in self._pieces})
         yield from pairwise(edges)
 
-    def _band(self, pieces: list[Piece], rows_N: Int64, low: int, high: int) -> Iterator[tuple[int, Tensor]]:
+    def _band(
+        self, pieces: list[Piece], rows_N: Int64, low: int, high: int, into_ND: Tensor | None
+    ) -> Iterator[tuple[int, Tensor]]:
         readers = [(p, _Spans(p.stored, p.width)) for p in pieces]
         row_bytes = self.width * self.dtype.itemsize
         try:
@@ -120,7 +123,7 @@ class StoredRows:
                 rows = rows_N[start:stop]
                 if len(readers) == 1:
                     piece, reader = readers[0]
-                    yield start, reader.take(rows - piece.row)
+                    yield start, reader.take(rows - piece.row, None if into_ND is None else into_ND[start:stop])
                     continue
                 block = torch.empty(len(rows), self.width, dtype=self.dtype)
                 for piece, reader in readers:
@@ -152,11 +155,12 @@ def whole_rows(matrix_ND: Tensor) -> np.ndarray:
     return matrix_ND.numpy().view(f"V{matrix_ND.shape[1] * matrix_ND.element_size()}").reshape(-1)
 
 
-def take(matrix_ND: Tensor, rows_N: Int64) -> Tensor:
-    """Some rows of a contiguous matrix on the CPU."""
-    out_ND = torch.empty(len(rows_N), matrix_ND.shape[1], dtype=matrix_ND.dtype)
+def take(matrix_ND: Tensor, rows_N: Int64, out_ND: Tensor | None = None) -> Tensor:
+    """Some rows of a contiguous matrix on the CPU; into out_ND where that is given."""
+    if out_ND is None:
+        out_ND = torch.empty(len(rows_N), matrix_ND.shape[1], dtype=matrix_ND.dtype)
     if matrix_ND.dtype == torch.bfloat16 or matrix_ND.shape[1] == 0:  # NumPy has no bfloat16
-        return torch.index_select(matrix_ND, 0, torch.from_numpy(rows_N))
+        return out_ND.copy_(matrix_ND[torch.from_numpy(rows_N)])
     np.take(whole_rows(matrix_ND), rows_N, out=whole_rows(out_ND), mode="clip")
     return out_ND
 
@@ -174,20 +178,19 @@ class _Spans:
     def close(self) -> None:
         self._file.close()
 
-    def take(self, rows: Int64) -> Tensor:
-        """Rows of the piece (ascending), [n, width]; a view of the buffer where they lie side by side."""
+    def take(self, rows: Int64, out: Tensor | None = None) -> Tensor:
+        """Rows of the piece (ascending), [n, width]: in `out`, or a view of the buffer where they lie side by side."""
         first, count = int(rows[0]), int(rows[-1] - rows[0]) + 1
-        found = self._read(first, count)
         if count == len(rows) and bool((np.diff(rows) == 1).all()):
-            return found
-        return take(found, rows - first)
+            return self._read(first, count, out)
+        return take(self._read(first, count, None), rows - first, out)
 
-    def _read(self, first: int, count: int) -> Tensor:
+    def _read(self, first: int, count: int, out: Tensor | None) -> Tensor:
         row_bytes = self._width * self._stored.dtype.itemsize
         size = count * row_bytes
-        if self._buffer.numel() < size:
+        if out is None and self._buffer.numel() < size:
             self._buffer = torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)
-        part = self._buffer[:size]
+        part = self._buffer[:size] if out is None else out.reshape(-1).view(torch.uint8)
         view = part.numpy().data
         self._file.seek(self._stored.start + first * row_bytes)
         filled = 0

@@ -30,7 +30,7 @@ class Widening:
 def widening(table: str, stored: int, wanted: int, settings: TableWarmStart) -> Widening:
     """Raises ConfigError for another width that nobody asked to change."""
     if stored == wanted:
-        return Widening("", lambda block: block.float(), True)
+        return Widening("", Tensor.float, True)
     rule, change = settings.dim, f"{stored} to {wanted}"
     if rule == "refuse":
         raise ConfigError(

@@ -8,14 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
 
+from ctr_rec.checkpoint.warm_start.apply import warm_start
 from ctr_rec.checkpoint.warm_start.config import TableWarmStart, VocabularyIds, WarmStart
+from ctr_rec.checkpoint.warm_start.moments import state_shards
+from ctr_rec.checkpoint.warm_start.target import TargetTable
+from ctr_rec.checkpoint.warm_start.widths import projection
 from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.schema.table import Table
 from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.sharding.parallelize import parallelize
+from ctr_rec.sharding.plan import ShardingConfig
+from ctr_rec.sharding.tables import OptimizerKind, TableOptimizer, local_shards
 from tests.checkpoint.warm_start.cases import (
     alone,
     assert_same,
     ids_of,
+    log_manifest,
     on_ranks,
     parameter,
     random_vectors,
@@ -28,7 +39,7 @@ from tests.checkpoint.warm_start.cases import (
     write_vocabulary,
 )
 from tests.ranks import run_ranks
-from tests.sharding.test_parallelize import SPREAD
+from tests.sharding.test_parallelize import SPREAD, build, step
 
 ROWS = {"item": 150, "genre": 5, "age": 9, "word": 20}
 DIMS = {"item": 8, "genre": 8, "age": 4, "word": 4}
@@ -118,7 +129,6 @@ def test_shares_are_of_training_occurrences(root: Path) -> None:
 
 @pytest.mark.parametrize(("stored", "rule"), [(6, "pad"), (12, "truncate"), (5, "project"), (12, "project")])
 def test_other_widths_are_alike_on_any_number_of_ranks(root: Path, stored: int, rule: str) -> None:
-    from ctr_rec.checkpoint.warm_start.widths import projection
 
     ids = their_ids("item")
     vectors = random_vectors(len(ids), stored)
@@ -164,17 +174,6 @@ def test_column_pieces_take_their_columns(root: Path) -> None:
 
 
 def columns_on_ranks(group: Group, root: Path) -> bool:
-    from torchrec.modules.embedding_configs import EmbeddingConfig
-    from torchrec.modules.embedding_modules import EmbeddingCollection
-
-    from ctr_rec.checkpoint.warm_start.apply import warm_start
-    from ctr_rec.checkpoint.warm_start.moments import state_shards
-    from ctr_rec.checkpoint.warm_start.target import TargetTable
-    from ctr_rec.schema.table import Table
-    from ctr_rec.sharding.parallelize import parallelize
-    from ctr_rec.sharding.plan import ShardingConfig
-    from ctr_rec.sharding.tables import OptimizerKind, TableOptimizer, local_shards
-    from tests.checkpoint.warm_start.cases import log_manifest
 
     table = Table(name="item", rows=101, dim=256, init_std=0.1, bags=False, sharding="column_wise")
     one = EmbeddingConfig(name="item", embedding_dim=256, num_embeddings=101, feature_names=["item"])
@@ -208,6 +207,19 @@ def columns_on_ranks(group: Group, root: Path) -> bool:
         columns = slice(shard.offset[1], shard.offset[1] + shard.weight.shape[1])
         assert torch.allclose(shard.weight[new], mean[columns].expand(len(new), -1), atol=1e-7, rtol=0)
     return True
+
+
+def test_reset_state_is_that_of_a_fresh_start_even_after_a_step(root: Path) -> None:
+    write_source(root, "parquet")
+    config = config_of(root, "parquet", optimizer_state="reset")
+    with open_group("cpu") as group:
+        parallel = build(group, "rowwise_adagrad", {})
+        step(parallel, torch.optim.SGD(parallel.dense_parameters.values(), lr=0.1), 1)
+        assert sum(float(s.weight.sum()) for s in state_shards(parallel.fused_optimizer, "item")) > 0
+        report = warm_start(config, parallel, targets(root / "ours"), log_manifest(), OptimizerKind.ROWWISE_ADAGRAD)
+        for name in ROWS:
+            assert all(not s.weight.any() for s in state_shards(parallel.fused_optimizer, name))
+            assert report.table(name).optimizer_state == "reset, as asked"
 
 
 def test_a_table_that_the_source_lacks_is_left_alone_and_listed(root: Path) -> None:

@@ -11,7 +11,7 @@ from ctr_rec.checkpoint.warm_start.fill import fill
 from ctr_rec.checkpoint.warm_start.row_map import Counts, RowMap
 from ctr_rec.errors import CheckpointError
 from ctr_rec.sharding.tables import LocalShard
-from tests.checkpoint.warm_start.test_rows import table
+from tests.checkpoint.warm_start.test_rows import stored, table
 
 
 def pairs(target: list[int], source: list[int], sources: list[int] | None, low: int, rows: int) -> RowMap:
@@ -61,3 +61,21 @@ def test_a_row_that_is_not_finite_is_named_also_in_the_state(tmp_path: Path) -> 
     fill([shard], pairs([0, 1], [6, 8], None, 0, 3), reader, torch.Tensor.float, "t")
     with pytest.raises(CheckpointError, match=r"table t: source row 7 \(for our row 1\) holds inf in .*0-0.bin; mend"):
         fill([shard], pairs([0, 1], [6, 7], None, 0, 3), reader, torch.Tensor.float, "t")
+
+
+@pytest.mark.parametrize("source", [[3, 4, 5, 6], [3, 5, 6, 19]])
+def test_rows_in_one_order_are_read_to_where_they_belong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: list[int]
+) -> None:
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 2 * 16)
+    monkeypatch.setattr("ctr_rec.checkpoint.warm_start.fill._copy", None)
+    matrix, state = torch.randn(20, 4), torch.randn(20)
+    reader = table(tmp_path, matrix, [0, 5, 20], [0, 4])
+    shard = LocalShard("t", (10, 0), torch.zeros(6, 4))
+    fill([shard], pairs([11, 12, 13, 14], source, None, 10, 6), reader, torch.Tensor.float, "t")
+    assert torch.equal(shard.weight[1:5], matrix[source])
+    assert shard.weight[[0, 5]].abs().sum() == 0
+    flat = rows.StoredRows("m", (20,), [rows.Piece(0, 0, stored(tmp_path / "m.bin", state))], "here")
+    moment = LocalShard("t", (10, 0), torch.zeros(6))
+    fill([moment], pairs([11, 12, 13, 14], source, None, 10, 6), flat, torch.Tensor.float, "t")
+    assert torch.equal(moment.weight[1:5], state[source])

@@ -11,6 +11,7 @@ from ctr_rec.checkpoint.warm_start.apply import dry_run
 from ctr_rec.checkpoint.warm_start.config import Buckets, HashedIds, TableWarmStart, VocabularyIds, WarmStart
 from ctr_rec.checkpoint.warm_start.report import TableReport, WarmStartReport
 from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.schema.hashing import hashed_rows
 from ctr_rec.sharding.group import open_group
 from ctr_rec.sharding.tables import OptimizerKind
 from tests.checkpoint.warm_start.cases import (
@@ -96,8 +97,6 @@ def test_what_another_width_needs(root: Path) -> None:
 def test_several_source_rows_unasked(root: Path) -> None:
     """Twelve ids of ours in five hashed rows, each with a row of its own in the source."""
     ids = ids_of("genre", 12, seed=4)
-    from ctr_rec.schema.hashing import hashed_rows
-
     write_vocabulary(root / "ours" / "genre.parquet", ids, hashed_rows(ids, 6).tolist(), range(12))
     write_parquet(root / "source" / "genre.parquet", ids, random_vectors(12, 8))
     config = WarmStart(source=str(root / "source"))

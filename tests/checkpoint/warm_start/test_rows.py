@@ -49,6 +49,10 @@ def test_rows_of_pieces_in_every_order_of_need(
     random = np.random.default_rng(1)
     for wanted in (np.arange(100), np.sort(random.integers(0, 100, 60)), np.array([99]), np.array([0, 0, 1, 3])):
         assert torch.equal(read(reader, wanted), matrix[wanted])
+        memory = torch.zeros(len(wanted), 6, dtype=dtype)
+        for start, block in reader.blocks(wanted, memory):
+            memory[start : start + block.shape[0]] = block.clone()
+        assert torch.equal(memory, matrix[wanted])
     assert all(torch.equal(reader.row(r), matrix[r]) for r in (0, 30, 99))
     assert list(reader.blocks(np.zeros(0, np.int64))) == []
     assert reader.file_of(99).endswith(f"{cuts[0][-2]}-0.bin")
