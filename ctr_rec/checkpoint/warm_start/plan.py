@@ -161,7 +161,8 @@ def _table_report(plan: Planned, source: Source, group: Group) -> TableReport:
     if total.rows_matched == 0:
         raise CheckpointError(_nothing_matches(plan, source, group))
     seen = total.seen_matched + total.seen_new + total.seen_unknown
-    used = _used_rows(plan, found.rows, group)
+    one_to_one = plan.rule.stream is not None and plan.rule.mapped is None and table.hash_rows is None
+    used = total.rows_matched if one_to_one else _used_rows(plan, found.rows, group)
     change = [plan.width.words, f"{_dtype(plan)} to float32" if _dtype(plan) != "float32" else ""]
     theirs = max((t for t in group.all_gather_object(plan.pairs.source_total) if t is not None), default=None)
     return TableReport(
