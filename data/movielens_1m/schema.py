@@ -30,9 +30,12 @@ SCHEMA = LogSchema(
     ),
 )
 
-# Proportions 8:1:1 over the whole log and over its first two and first one third of ratings.
+# Proportions 8:1:1 over the whole log and over its first two and first one third of ratings; and the first and second
+# half of the default training range, for a model that goes on where an older one was trained.
 SPLITS = {
     "default": Split(train_end=975780791, valid_end=978143585),
     "middle": Split(train_end=974139581, valid_end=974691287, test_end=974774780),
     "early": Split(train_end=965357392, valid_end=965693524, test_end=966144165),
+    "first_half": Split(train_end=967656711, valid_end=971998599, test_end=974595248),
+    "second_half": Split(train_start=967656711, train_end=975780791, valid_end=978143585),
 }

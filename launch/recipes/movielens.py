@@ -9,6 +9,7 @@ them.
 """
 
 from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
+from ctr_rec.checkpoint.warm_start.config import TableWarmStart, WarmStart
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config
 from ctr_rec.models.baselines.din import DINConfig
@@ -17,7 +18,7 @@ from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.grab.config import Behaviours
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
-from ctr_rec.schema.table import EmbeddingSettings
+from ctr_rec.schema.table import EmbeddingSettings, TableSettings
 from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
 from ctr_rec.train.optimizers import DenseOptimizer
@@ -87,6 +88,52 @@ def hstu() -> Run:
         validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )
+
+
+FIRST_HALF, SECOND_HALF = "logs/movielens_1m_first_half", "logs/movielens_1m_second_half"
+OLD_MODEL = "runs/card_warm_start/old-1"
+
+
+def din_old() -> Run:
+    """The team's old model: DIN on the first half of the training range, two passes, its film table on one rank."""
+    run = din()
+    sharding = {"item": TableSettings(sharding="table_wise")}
+    return run.model_copy(
+        update={
+            "name": "din_old",
+            "data": run.data.model_copy(update={"log": FIRST_HALF}),
+            "embedding": run.embedding.model_copy(update={"tables": sharding}),
+            "train": run.train.model_copy(update={"epochs": 2}),
+            "validation": Validation(metric="auc"),
+        }
+    )
+
+
+def _on_second_half(run: Run, warm_start: WarmStart | None) -> Run:
+    return run.model_copy(
+        update={
+            "data": run.data.model_copy(update={"log": SECOND_HALF}),
+            "warm_start": warm_start,
+            "train": run.train.model_copy(update={"epochs": 2}),
+            "validation": Validation(metric="auc"),
+        }
+    )
+
+
+def hstu_warm() -> Run:
+    """HSTU of width 32 on the second half, its tables from the old DIN of width 16, row by row under the same id."""
+    tables = {name: TableWarmStart(dim="project") for name in ("item", "genre", "year", "gender", "age", "occupation")}
+    return _on_second_half(hstu(), WarmStart(source=OLD_MODEL, checkpoint="last", tables=tables))
+
+
+def hstu_cold() -> Run:
+    """The same without the old model."""
+    return _on_second_half(hstu(), None)
+
+
+def din_on() -> Run:
+    """The old model trained on: tables with their optimizer state, and all other weights."""
+    return _on_second_half(din(), WarmStart(source=OLD_MODEL, checkpoint="last", dense="matching"))
 
 
 def _grab(name: str, channels: dict[str, Behaviours]) -> Run:

@@ -1,0 +1,108 @@
+"""An old DIN's tables under a new HSTU on MovieLens-1M, beside starting cold and beside training the old model on.
+
+    ctr-rec prepare data/movielens_1m --raw FOLDER --out logs/movielens_1m
+    ctr-rec prepare data/movielens_1m --raw FOLDER --out logs/movielens_1m_first_half --split first_half
+    ctr-rec prepare data/movielens_1m --raw FOLDER --out logs/movielens_1m_second_half --split second_half
+    python -m launch.cards.warm_start --card launch/records/NAME
+
+The old model sees the first half of the training range, the new ones the second: a warm start from the same impressions
+would be a second pass over them. Validation (the default cut's) is scored four times a pass over a half; test is not
+scored. Stopped anywhere, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from launch.cards.curves import Curve, curve_of, draw
+from launch.cards.jobs import Trained, new_folder, run_all
+
+ROOT = Path("runs/card_warm_start")
+RECIPES = "launch/recipes/movielens.py"
+SEEDS = (1, 2, 3)
+# Steps of a quarter of a pass over one half of the training range.
+QUARTER = {"din": 24, "hstu": 15}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained: a recipe, whether from the old model, and what its curve is called."""
+
+    name: str
+    recipe: str
+    model: str
+    warm: bool
+    settings: Mapping[str, str]
+
+
+ARMS = (
+    Arm("HSTU warm, second half", "hstu_warm", "hstu", True, {}),
+    Arm("HSTU cold, second half", "hstu_cold", "hstu", False, {}),
+    Arm("HSTU cold, both halves", "hstu", "hstu", False, {"train.epochs": "2", "validation.patience": "null"}),
+    Arm("old DIN trained on, second half", "din_on", "din", True, {}),
+)
+
+
+def old(seed: int) -> Trained:
+    return Trained(ROOT / f"old-{seed}", f"{RECIPES}:din_old", {"train.seed": str(seed)}, scored=())
+
+
+def job(arm: Arm, seed: int) -> Trained:
+    settings = {"train.seed": str(seed), "validation.every": str(QUARTER[arm.model]), **arm.settings}
+    if arm.warm:
+        settings["warm_start.source"] = str(old(seed).folder)
+    return Trained(ROOT / f"{arm.recipe}-{seed}", f"{RECIPES}:{arm.recipe}", settings, scored=())
+
+
+def table(found: Mapping[str, Sequence[Curve]]) -> str:
+    """Mean and deviation over seeds after a quarter, one and two passes over a half, and the best of the curve."""
+    lines = ["| run | after 1/4 | after 1 | after 2 | best |", "|---|---|---|---|---|"]
+    for name, seeds in found.items():
+        cells = [[c.at(x) for c in seeds] for x in (0.25, 1.0, 2.0)] + [[max(c.value) for c in seeds]]
+        shown = (f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in cells)
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+def main(card: Path) -> None:
+    """Run what is not done yet and write the card."""
+    if card.exists():
+        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
+    run_all([old(seed) for seed in SEEDS])
+    run_all([job(arm, seed) for seed in SEEDS for arm in ARMS])
+    found = {
+        arm.name: [curve_of(job(arm, seed).folder, "auc", per_epoch=4 * QUARTER[arm.model]) for seed in SEEDS]
+        for arm in ARMS
+    }
+    new_folder(card)
+    draw(found, card / "validation_auc.svg", "passes over one half of the training range", "validation AUC")
+    (card / "table.md").write_text(table(found))
+    first = old(SEEDS[0]).folder
+    environment = json.loads((first / "environment.json").read_text())
+    environment.pop("command", None)
+    plain = {
+        "environment": environment,
+        "configs": {arm.recipe: json.loads((job(arm, 1).folder / "config.json").read_text()) for arm in ARMS},
+        "old": json.loads((first / "config.json").read_text()),
+        "reports": {
+            f"{arm.recipe}-{seed}": json.loads((job(arm, seed).folder / "warm-start.json").read_text())
+            for arm in ARMS
+            if arm.warm
+            for seed in SEEDS
+        },
+        "curves": {name: [c.plain() for c in seeds] for name, seeds in found.items()},
+    }
+    (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
+    print(f"table, curves and plot: {card}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
