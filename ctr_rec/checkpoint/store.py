@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from ctr_rec.checkpoint.agreement import explain_os_error, on_all, on_main
 from ctr_rec.checkpoint.manifest import (
     MANIFEST,
     Manifest,
@@ -31,9 +30,11 @@ from ctr_rec.checkpoint.manifest import (
     write_manifest,
 )
 from ctr_rec.checkpoint.safe_reader import SafeLoadPlanner, SafeReader
+from ctr_rec.checkpoint.told import explain_os_error, told
 from ctr_rec.checkpoint.writer import make_writer
 from ctr_rec.errors import CheckpointError
 from ctr_rec.files import AnyPath, file_size, remove_tree, sync_folder, write_durably
+from ctr_rec.sharding.agreement import on_each, on_main
 from ctr_rec.sharding.group import Group
 
 RankState = Mapping[str, Any]
@@ -64,13 +65,14 @@ def save(folder: AnyPath, state: dict[str, Any], manifest: Manifest, per_rank: R
         CheckpointError: on all ranks, when the folder holds a checkpoint already or some rank cannot write. What was
             written of this checkpoint is removed; earlier ones are untouched.
     """
-    on_main(group, f"cannot make {folder}", lambda: _make_folder(folder))
+    on_main(group, told(f"cannot make {folder}", lambda: _make_folder(folder)))
     try:
         written = _write_tensors(folder, state, group)
-        own = on_all(group, f"cannot write {folder}", lambda: _write_own(folder, per_rank, group.index, written))
+        wrote = told(f"cannot write {folder}", lambda: _write_own(folder, per_rank, group.index, written))
+        own = group.all_gather_object(on_each(group, wrote))
         files = sorted((f for part in own for f in part), key=lambda f: f.name)
         complete = manifest.model_copy(update={"files": tuple(files), "versions": versions(), "world_size": group.size})
-        on_main(group, f"cannot write {folder / MANIFEST}", lambda: write_manifest(folder, complete))
+        on_main(group, told(f"cannot write {folder / MANIFEST}", lambda: write_manifest(folder, complete)))
     except CheckpointError:
         # A full disk stays full while half a checkpoint lies on it.
         group.barrier()
@@ -94,10 +96,10 @@ def load(
         CheckpointError: on all ranks: no manifest, damaged or missing files, a tensor that is absent or of another
             size, or content that would have to run code to be read.
     """
-    manifest = on_all(group, f"cannot read {folder}", lambda: read_manifest(folder))[group.index]
+    manifest = on_each(group, told(f"cannot read {folder}", lambda: read_manifest(folder)))
     if check:
         share = manifest.files[group.index :: group.size]
-        on_all(group, f"cannot read {folder}", lambda: [check_file(folder, f) for f in share])
+        on_each(group, told(f"cannot read {folder}", lambda: [check_file(folder, f) for f in share]))
     try:
         load_distributed(
             state,
@@ -108,8 +110,8 @@ def load(
     except CheckpointException as error:
         raise CheckpointError(f"{folder} cannot be loaded: {_reasons(error)}") from error
     ranks = range(manifest.world_size)
-    states = on_all(group, f"cannot read {folder}", lambda: [read_rank_state(folder, r) for r in ranks])
-    return Loaded(manifest=manifest, rank_states=states[group.index])
+    states = on_each(group, told(f"cannot read {folder}", lambda: [read_rank_state(folder, r) for r in ranks]))
+    return Loaded(manifest=manifest, rank_states=states)
 
 
 def _make_folder(folder: AnyPath) -> None:

@@ -21,12 +21,12 @@ from ctr_rec.evaluate.report import write_report
 from ctr_rec.models.cost import Cost, cost
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
 from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.main import on_main
 
 SCORED_SPLITS = ("valid", "test")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctr_rec.checkpoint.agreement import on_main
 from ctr_rec.checkpoint.background import Background, snapshot, snapshot_bytes
 from ctr_rec.checkpoint.grow import GrowPlanner, Growth, check_growth
 from ctr_rec.checkpoint.history import (
@@ -28,8 +27,10 @@ from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_compatible, re
 from ctr_rec.checkpoint.random_state import random_state, set_random_state
 from ctr_rec.checkpoint.state import training_state
 from ctr_rec.checkpoint.store import Loaded, load, save
+from ctr_rec.checkpoint.told import told
 from ctr_rec.errors import CheckpointError
 from ctr_rec.files import AnyPath, write_durably
+from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, group_beside
 from ctr_rec.sharding.plan import GIB, memory_left
 from ctr_rec.train.build import Built
@@ -71,7 +72,7 @@ class Checkpoints:
     def check_place(self) -> None:
         """Raises CheckpointError on all ranks when nothing can be written where checkpoints are to lie."""
         checkpoints = root(self.folder.path)
-        on_main(self.built.group, f"cannot write to {checkpoints}", lambda: _try_writing(checkpoints))
+        on_main(self.built.group, told(f"cannot write to {checkpoints}", lambda: _try_writing(checkpoints)))
 
     def wait(self) -> float:
         """Seconds until the save under way was whole; 0.0 where there is none.
@@ -108,7 +109,7 @@ class Checkpoints:
             if not exists:
                 with _plain_words(path):
                     save(path, state, manifest, own, group)
-            on_main(group, f"cannot clean {path.parent}", lambda: self._mark_and_clean(step, best))
+            on_main(group, told(f"cannot clean {path.parent}", lambda: self._mark_and_clean(step, best)))
 
         if self._beside is None or exists or not self._fits(state, said):
             write(state, group)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
 
 import torch
 
 from ctr_rec.config import load_recipe, override
-from ctr_rec.errors import ConfigError, CtrRecError
+from ctr_rec.errors import ConfigError
 from ctr_rec.files import write_json
+from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
 from ctr_rec.train.environment import environment
@@ -19,8 +18,6 @@ from ctr_rec.train.growth import settle_growth
 from ctr_rec.train.run import Run
 from ctr_rec.train.trainer import Outcome, Trainer, seed_everything
 from ctr_rec.train.warm_start import start_warm
-
-T = TypeVar("T")
 
 
 def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool, grow: bool = False) -> int:
@@ -59,23 +56,6 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = Fa
         write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})
     group.barrier()
     return outcome
-
-
-def on_main(group: Group, action: Callable[[], T]) -> T:
-    """Does something once and returns the result on every rank.
-
-    What it raises is raised on every rank, so that none waits for a rank that is gone.
-    """
-    outcome: T | CtrRecError | OSError | None = None
-    if group.is_main:
-        try:
-            outcome = action()
-        except (CtrRecError, OSError) as caught:
-            outcome = caught
-    outcome = group.broadcast_object(outcome)
-    if isinstance(outcome, (CtrRecError, OSError)):
-        raise outcome
-    return cast("T", outcome)
 
 
 def _describe(folder: RunFolder, built: Built) -> None:

@@ -1,15 +1,12 @@
-import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from ctr_rec.errors import ConfigError
-from ctr_rec.sharding.group import Group
 from ctr_rec.train.folder import RunFolder
-from ctr_rec.train.main import on_main, train
+from ctr_rec.train.main import train
 from tests.batch.logs import random_users, write_log
-from tests.ranks import run_ranks
 
 RECIPE = """
 from pathlib import Path
@@ -70,29 +67,3 @@ def test_a_recipe_that_raises_is_named(recipe: str, tmp_path: Path) -> None:
 def test_a_recipe_that_returns_no_run_is_refused(recipe: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must return Run, got int"):
         train(f"{recipe}:other", [], tmp_path / "run", resume=False)
-
-
-def _refused_everywhere(group: Group) -> str:
-    def refuse() -> int:
-        raise ConfigError(f"rank {group.index} says no")
-
-    with pytest.raises(ConfigError) as caught:
-        on_main(group, refuse)
-    return str(caught.value)
-
-
-def test_what_the_main_rank_refuses_is_refused_on_all() -> None:
-    assert run_ranks(_refused_everywhere, 2) == ["rank 0 says no"] * 2
-
-
-def _full_everywhere(group: Group) -> tuple[int | None, str]:
-    def write() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/config.json")
-
-    with pytest.raises(OSError, match="No space left") as caught:
-        on_main(group, write)
-    return caught.value.errno, caught.value.filename
-
-
-def test_a_disk_that_is_full_for_the_main_rank_ends_all() -> None:
-    assert run_ranks(_full_everywhere, 2) == [(errno.ENOSPC, "runs/a/config.json")] * 2

@@ -16,8 +16,8 @@ from ctr_rec.checkpoint.warm_start.opening import open_source
 from ctr_rec.checkpoint.warm_start.plan import Planned, plan_tables
 from ctr_rec.checkpoint.warm_start.report import TableReport, WarmStartReport
 from ctr_rec.checkpoint.warm_start.target import TargetTable
-from ctr_rec.checkpoint.warm_start.together import on_all
 from ctr_rec.schema.manifest import LogManifest
+from ctr_rec.sharding.agreement import on_each
 from ctr_rec.sharding.group import Group
 from ctr_rec.sharding.parallelize import Parallel
 from ctr_rec.sharding.tables import LocalShard, OptimizerKind, local_shards
@@ -45,15 +45,15 @@ def warm_start(
         if shard.table in shards:
             shards[shard.table].append(shard)
     group = parallel.group
-    source = on_all(group, lambda: open_source(config, group))
+    source = on_each(group, lambda: open_source(config, group))
     planned, report = plan_tables(config, source, tables, manifest, kind, shards, group)
     live = dense_tensors(parallel.model)
-    dense = on_all(group, lambda: plan_dense({n: tuple(v.shape) for n, v in live.items()}, source, config.dense))
+    dense = on_each(group, lambda: plan_dense({n: tuple(v.shape) for n, v in live.items()}, source, config.dense))
     done = []
     for plan in planned:
-        on_all(group, lambda plan=plan: _write(plan, parallel))
+        on_each(group, lambda plan=plan: _write(plan, parallel))
         done.append(_finish(plan, report.table(plan.table.name), group))
-    on_all(group, lambda: load_dense(parallel.model, source, dense))
+    on_each(group, lambda: load_dense(parallel.model, source, dense))
     scales = tuple(w for plan, table in zip(planned, done, strict=True) if (w := _scale_doubt(plan, table)))
     by_name = {table.table: table for table in done}
     return report.model_copy(
@@ -74,7 +74,7 @@ def dry_run(
     group: Group,
 ) -> WarmStartReport:
     """The report of a warm start that is not made: ids are read, vectors are not. dense: our weights' shapes."""
-    source = on_all(group, lambda: open_source(config, group))
+    source = on_each(group, lambda: open_source(config, group))
     _, report = plan_tables(config, source, tables, manifest, kind, None, group)
     return report.model_copy(update={"dense": plan_dense(dense, source, config.dense), "dry_run": True})
 
@@ -98,7 +98,7 @@ def _finish(plan: Planned, report: TableReport, group: Group) -> TableReport:
         if _holds_own_columns(plan):
             matched_sums(plan.shards, plan.pairs, sums, stride, plan.table.name)
 
-    on_all(group, add)
+    on_each(group, add)
     mean, rms = sums.over_ranks(group)
     if plan.settings.new_rows == "mean":
         fill_new(plan.shards, plan.pairs, mean)

@@ -16,10 +16,10 @@ from ctr_rec.checkpoint.warm_start.row_map import Counts, RowMap, is_ours, row_m
 from ctr_rec.checkpoint.warm_start.seen_times import check_times, trained_until
 from ctr_rec.checkpoint.warm_start.source import Source, SourceTable
 from ctr_rec.checkpoint.warm_start.target import TargetTable, target_ids
-from ctr_rec.checkpoint.warm_start.together import on_all
 from ctr_rec.checkpoint.warm_start.widths import Widening, widening
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.schema.manifest import LogManifest
+from ctr_rec.sharding.agreement import on_each
 from ctr_rec.sharding.group import Group
 from ctr_rec.sharding.tables import LocalShard, OptimizerKind
 
@@ -53,10 +53,10 @@ def plan_tables(
     """Row maps of all tables, and the report as far as ids tell it. shards None: as if this rank held every row."""
     _check_names(config, tables)
     until = trained_until(config, source, manifest)
-    doubts = on_all(group, lambda: check_times(config, until, manifest))
+    doubts = on_each(group, lambda: check_times(config, until, manifest))
     planned, reports = [], []
     for table in tables:
-        found = on_all(group, lambda table=table: _source_table(config, source, table))
+        found = on_each(group, lambda table=table: _source_table(config, source, table))
         if found is None:
             why = "skipped, as asked" if table.name in config.skip else "not in the source"
             reports.append(TableReport(table=table.name, rows=table.rows, new=table.rows - 1, left_alone=why))
@@ -133,7 +133,7 @@ def _plan_table(
             )
         return Planned(table, found, settings, rule, width, state, pairs, tuple(shards or ()), counted)
 
-    planned = on_all(group, plan)
+    planned = on_each(group, plan)
     return planned
 
 

@@ -4,9 +4,10 @@ import errno
 
 import pytest
 
-from ctr_rec.checkpoint.agreement import explain_os_error, on_all, on_main
+from ctr_rec.checkpoint.told import explain_os_error, told
 from ctr_rec.errors import CheckpointError, ConfigError
-from ctr_rec.sharding.group import Group, open_group
+from ctr_rec.sharding.agreement import on_each, on_main
+from ctr_rec.sharding.group import Group
 from tests.ranks import run_ranks
 
 FAILURES = {
@@ -23,26 +24,21 @@ def _fail(error: Exception) -> None:
 def _every_failure(group: Group) -> list[str]:
     said = []
     for error in FAILURES.values():
+        action = told("cannot write here", lambda error=error: _fail(error) if group.index == 1 else None)
         with pytest.raises(CheckpointError) as caught:
-            on_all(group, "cannot write here", lambda error=error: _fail(error) if group.index == 1 else None)
+            on_each(group, action)
         said.append(str(caught.value))
     with pytest.raises(CheckpointError) as caught:
-        on_main(group, "cannot write here", lambda: _fail(RuntimeError("on the main rank")))
-    return [*said, str(caught.value), str(on_all(group, "", lambda: group.index))]
+        on_main(group, told("cannot write here", lambda: _fail(RuntimeError("on the main rank"))))
+    return [*said, str(caught.value)]
 
 
 def test_what_fails_on_one_rank_is_raised_on_all_in_one_sentence() -> None:
-    for ours, disk, plug_in, main, results in run_ranks(_every_failure, 2):
+    for ours, disk, plug_in, main in run_ranks(_every_failure, 2):
         assert ours == "one sentence"
         assert "cannot write here: [Errno 28] No space left on device; free space or point --run-dir" in disk
         assert plug_in == "cannot write here: RuntimeError: the store is gone"
         assert main == "cannot write here: RuntimeError: on the main rank"
-        assert results == "[0, 1]"
-
-
-def test_an_interrupt_is_nobodys_failure() -> None:
-    with open_group("cpu") as group, pytest.raises(KeyboardInterrupt):
-        on_all(group, "", lambda: _fail(KeyboardInterrupt()))  # type: ignore[arg-type]
 
 
 def test_an_error_without_a_remedy_is_told_as_it_is() -> None:
