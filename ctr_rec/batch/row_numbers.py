@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from ctr_rec.batch.parquet import PREPARE_AGAIN, Frame, Place, open_parquet
 from ctr_rec.errors import DataError
 from ctr_rec.files import join_path
-from ctr_rec.prepare.vocabulary import hash64
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.manifest import LogManifest
 
 # Row 0 of every table: what is out of the vocabulary has no id.

@@ -23,6 +23,7 @@ from ctr_rec.batch.reader import Reader
 from ctr_rec.bench.record import Emit, Timing, measure, one_core
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.ranker import Ranker
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Split, Vocabulary
 from ctr_rec.schema.manifest import MANIFEST, LogManifest, RowGroup, TableInfo, load_manifest
 from ctr_rec.schema.table import EmbeddingSettings, SparseSpec, sparse_spec
@@ -205,6 +206,10 @@ def write_synthetic(folder: Path, users: int, events: int, items: int = 3700, se
     pq.write_table(table, folder / file, compression="zstd", row_group_size=per_group)
     film = pa.array(np.arange(1, items + 1, dtype=np.int32))
     pq.write_table(pa.table({"film": film, "first_time": first_time}), folder / "items" / "items.parquet")
+    (folder / "vocabulary").mkdir()
+    counts = np.bincount(item, minlength=items)
+    vocabulary = {"id": film.cast(pa.string()), "row": film, "count": counts, "hash": hash64(film.to_pylist())}
+    pq.write_table(pa.table(vocabulary), folder / "vocabulary" / "item.parquet")
     split = Split(train_end=8_000_000, valid_end=9_000_000)
     manifest = _manifest(file, offsets, time, per_group, split, items)
     (folder / MANIFEST).write_text(manifest.model_dump_json())

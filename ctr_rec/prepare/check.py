@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from ctr_rec.errors import DataError
 from ctr_rec.files import join_path, local_file
 from ctr_rec.prepare.fingerprint import Fingerprint
-from ctr_rec.prepare.vocabulary import COLUMNS, hash64
+from ctr_rec.prepare.vocabulary import COLUMNS
 from ctr_rec.prepare.write import Counted, count_rows, flat
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import Feature, Kind, LogSchema, Side
 from ctr_rec.schema.manifest import SPLITS, LogManifest, RowGroup, load_manifest
 

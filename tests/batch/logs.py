@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctr_rec.prepare.vocabulary import hash64
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import Counter, Feature, Kind, Known, LogSchema, Side, Split, Vocabulary
 from ctr_rec.schema.manifest import MANIFEST, LogManifest, NumberInfo, RowGroup, TableInfo
 

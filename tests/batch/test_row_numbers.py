@@ -11,7 +11,8 @@ import pytest
 
 from ctr_rec.batch.row_numbers import VocabularyNumbers
 from ctr_rec.errors import DataError
-from ctr_rec.prepare.vocabulary import hash64, vocabulary_path
+from ctr_rec.prepare.vocabulary import vocabulary_path
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.manifest import LogManifest
 from tests.prepare.raws import build, random_raw
 
@@ -56,8 +57,8 @@ def test_a_rank_reads_the_row_groups_of_its_rows_only(
     path = vocabulary_path(log[0], "item")
     pq.write_table(pq.read_table(path), path, row_group_size=2)
     read: list[int] = []
-    plain = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, i, **k: read.append(i) or plain(f, i, **k))
+    plain = pq.ParquetFile.read_row_groups
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", lambda f, i, **k: read.extend(i) or plain(f, i, **k))
     numbers = VocabularyNumbers(str(log[0]), log[1])
     for row in (3, 4, 5, 6):
         numbers("item", row, row + 1)

@@ -25,7 +25,8 @@ from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.prepare.raw import RawLog
-from ctr_rec.prepare.vocabulary import hash64, vocabulary_path
+from ctr_rec.prepare.vocabulary import vocabulary_path
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import LogSchema, Split, Vocabulary
 from ctr_rec.schema.manifest import MANIFEST, load_manifest
 from ctr_rec.schema.table import EmbeddingSettings

@@ -40,7 +40,7 @@ CASES: dict[str, TowerConfig] = {
             "few": Behaviours(actions=(2, 3), window=3),
             "young": Behaviours(window=50, seconds=40),
         },
-        mlp=MLPSettings(hidden=(5,)),
+        mlp=MLPSettings(hidden=(20,)),
     ),
     "grab_joint_latent_deep": GRABConfig(
         width=6,

@@ -18,7 +18,7 @@ from ctr_rec.evaluate.stream import read_stream
 from ctr_rec.prepare.build import prepare
 from ctr_rec.prepare.check import check
 from ctr_rec.prepare.raw import RawLog
-from ctr_rec.prepare.vocabulary import hash64
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import Feature, Kind, Known, Side, Split
 from ctr_rec.schema.manifest import MANIFEST, load_manifest
 from ctr_rec.schema.table import EmbeddingSettings, sparse_spec

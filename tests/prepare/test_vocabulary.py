@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ctr_rec.prepare.vocabulary import Counts, Rows, hash64, partition_of, vocabulary_path
+from ctr_rec.prepare.vocabulary import Counts, Rows, partition_of, vocabulary_path
+from ctr_rec.schema.hashing import hash64
 from ctr_rec.schema.log import Vocabulary
 
 

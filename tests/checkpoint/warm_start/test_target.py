@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -41,6 +42,7 @@ def test_a_rank_reads_the_ids_of_its_rows(tmp_path: Path, monkeypatch: pytest.Mo
 def test_tables_of_a_log(tmp_path: Path) -> None:
     manifest = write_log(tmp_path, random_users(seed=1))
     spec = sparse_spec(manifest, EmbeddingSettings())
+    shutil.rmtree(tmp_path / "vocabulary")
     with pytest.raises(DataError, match=r"vocabulary/gender.parquet: no such file|vocabulary/genre.parquet: no such"):
         target_tables(spec, manifest, str(tmp_path))
     for t in spec.tables:
