@@ -18,6 +18,8 @@ from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, TowerConfig
 from ctr_rec.schema.manifest import SPLITS
@@ -30,6 +32,14 @@ CASES: dict[str, TowerConfig] = {
     "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),
     "hstu": HSTUConfig(width=8, heads=2, head_width=4, window=6, layers=2),
+    "grab": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=4,
+        ffn=8,
+        span=8,
+        channels={"all": Behaviours(window=6), "liked": Behaviours(actions=(1,), window=4, seconds=600)},
+    ),
 }
 CHANNELS = {"all": Channel(last=5), "liked": Channel(actions=(1,), last=3)}
 ITEMS = random_items(0)
