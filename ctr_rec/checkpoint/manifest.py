@@ -130,6 +130,8 @@ def read_manifest(folder: AnyPath) -> Manifest:
         fields = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}; {_REMEDY}") from error
+    if isinstance(fields, dict) and "data_schema" in fields:
+        raise CheckpointError(f"{folder} is a prepared log, not a checkpoint; expected a checkpoint or a run's folder")
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
         raise CheckpointError(

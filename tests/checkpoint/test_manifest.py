@@ -93,3 +93,9 @@ def test_other_tables_are_listed() -> None:
     parts = ("item was 90 x 8, is 101 x 8", "shop is in the checkpoint only", "word is not in the checkpoint")
     for part in (*parts, "train with --resume --grow where tables only grew"):
         assert part in str(error.value)
+
+
+def test_a_prepared_log_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"format": 1, "data_schema": {}}')
+    with pytest.raises(CheckpointError, match="is a prepared log, not a checkpoint; expected a checkpoint or a run"):
+        read_manifest(tmp_path)

@@ -65,30 +65,19 @@ class WarmStartReport(Config):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def rich(self) -> RenderableType:
+        """Numbers by table; narrow enough for a terminal of 80 columns."""
         from rich.table import Table
 
         title = f"warm start from {self.source} ({self.kind})" + (", dry run" if self.dry_run else "")
-        shown = Table("table", "ids by", title=title)
-        for column in ("matched", "of occurrences", "new", "of occurrences", "dropped"):
+        shown = Table("table", title=title, caption="shares of training occurrences; dropped: of the source's rows")
+        for column in ("matched", "share", "new", "share", "dropped", "share"):
             shown.add_column(column, justify="right")
-        for column in ("vectors", "optimizer state", "new rows"):
-            shown.add_column(column)
         for t in self.tables:
             if t.left_alone:
-                shown.add_row(t.table, "", "0", "", f"{t.rows - 1:,}", "", "", "", "", t.left_alone)
+                shown.add_row(t.table, "0", "", f"{t.rows - 1:,}", "", "", "")
                 continue
-            shown.add_row(
-                t.table,
-                t.ids,
-                f"{t.matched:,}",
-                _share(t.seen_matched),
-                f"{t.new:,}",
-                _share(t.seen_new),
-                f"{t.dropped:,}" + (f" ({_share(t.dropped_share)})" if t.dropped_share is not None else ""),
-                ", ".join(part for part in (f"{t.dim} x {t.dtype}", t.change) if part),
-                t.optimizer_state,
-                t.new_rows,
-            )
+            numbers = ((t.matched, t.seen_matched), (t.new, t.seen_new), (t.dropped, t.dropped_share))
+            shown.add_row(t.table, *(cell for count, share in numbers for cell in (f"{count:,}", _share(share))))
         return shown
 
     def lines(self) -> list[str]:
@@ -99,7 +88,17 @@ class WarmStartReport(Config):
             said += "".join(f"\n  {name}: {why}" for name, why in dense.left_out.items())
         carried = [t.table for t in self.tables if t.row_zero == "carried"]
         zero = f"row 0 (out-of-vocabulary): {'carried for ' + ', '.join(carried) if carried else 'by initialiser'}"
-        return [zero, said, *(f"warning: {w}" for w in self.warnings)]
+        return [*self._manners(), zero, said, *(f"warning: {w}" for w in self.warnings)]
+
+    def _manners(self) -> list[str]:
+        """How tables were filled, one line for all that were filled alike."""
+        alike: dict[str, list[str]] = {}
+        for t in self.tables:
+            vectors = ", ".join(part for part in (f"{t.dim} x {t.dtype}", t.change) if part)
+            state = f"optimizer state {t.optimizer_state}"
+            filled = f"rows by {t.ids}; vectors {vectors}; {state}; new rows {t.new_rows}"
+            alike.setdefault(f"left alone, {t.left_alone}" if t.left_alone else filled, []).append(t.table)
+        return [f"{', '.join(names)}: {how}" for how, names in alike.items()]
 
 
 def _share(value: float | None) -> str:

@@ -33,17 +33,18 @@ def test_a_report_is_printed_and_survives_json() -> None:
     dense = DenseReport(rule="matching", loaded={"a": "b"}, left_out={"c": "shape (1,) in the source, (2,) here"})
     report = WarmStartReport(source="src", kind="parquet", tables=(item, alone), dense=dense, warnings=("a doubt",))
     out = io.StringIO()
-    report.print(Console(file=out, width=260))
+    report.print(Console(file=out, width=80))
     text = out.getvalue()
     for words in (
         "warm start from src (parquet)",
         "90.0%",
-        "12 (25.0%)",
-        "8 x float16, padded 8 to 16",
-        "not in the source",
+        "25.0%",
+        "item: rows by the stated hash; vectors 8 x float16, padded 8 to 16, float16 to float32; optimizer state reset",
+        "tab: left alone, not in the source",
     ):
         assert words in text
     assert "dense weights (matching): 1 taken, 1 left out\n  c: shape (1,) in the source, (2,) here" in text
     assert "warning: a doubt" in text
+    assert "\u2026" not in text, "nothing is cut at 80 columns"
     assert WarmStartReport.model_validate_json(report.model_dump_json()) == report
     assert report.table("item") == item
