@@ -145,7 +145,9 @@ class Trainer:
         decay, step = self.run.schedule.decay, self.position.step
         if decay == "constant" or total == self.total_steps:
             return None
-        factors = [self.run.schedule.factor(step, steps) for steps in (total, self.total_steps)]
+        # A schedule counts from where the run last grew.
+        since = step - self.position.first_step
+        factors = [self.run.schedule.factor(since, steps) for steps in (total, self.total_steps)]
         return (
             f"warning: the {decay} decay spans the whole run, which had {total} steps and now has {self.total_steps}: "
             f"at step {step} the learning rates jump from {factors[0]:.3g} to {factors[1]:.3g} times their start, and "
