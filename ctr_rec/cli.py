@@ -22,13 +22,15 @@ PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
 SPLIT = click.Choice(["valid", "test"])
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class Verb(click.Command):
     """A command that also takes --debug after its name, where people type it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # Said of every verb, not inherited: click keeps the option that a verb had when it was first asked alone.
+        super().__init__(*args, **{**kwargs, "context_settings": HELP})
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
 
     def get_short_help_str(self, limit: int = 45) -> str:
@@ -45,7 +47,7 @@ class Verbs(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, context_settings=HELP)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 @click.version_option(package_name="ctr-rec", prog_name="ctr-rec")
 def commands() -> None:
