@@ -144,7 +144,7 @@ def read_contents(folder: AnyPath) -> Contents:
     found, unread = {}, []
     for name, entry in metadata.state_dict_metadata.items():
         if isinstance(entry, TensorStorageMetadata):
-            found[name] = _whole(folder, metadata, name, entry)
+            found[name] = whole_tensor(folder, metadata, name, entry)
         else:
             unread.append(name)
     names = [name for name in found if is_table(name) and len(found[name].shape) == 2]
@@ -161,7 +161,8 @@ def read_contents(folder: AnyPath) -> Contents:
     return Contents(folder, tables, dense, others, tuple(sorted(unread)))
 
 
-def _whole(folder: AnyPath, metadata: Metadata, name: str, entry: TensorStorageMetadata) -> WholeTensor:
+def whole_tensor(folder: AnyPath, metadata: Metadata, name: str, entry: TensorStorageMetadata) -> WholeTensor:
+    """Where a tensor's blocks lie. Raises CheckpointError when the index does not say it of one."""
     chunks = []
     for chunk in entry.chunks:
         info = (metadata.storage_data or {}).get(MetadataIndex(name, chunk.offsets))

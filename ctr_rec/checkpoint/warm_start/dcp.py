@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, check_file, read_manifest
 from ctr_rec.checkpoint.safe_reader import read_metadata
 from ctr_rec.checkpoint.stored_tensor import StoredTensor, UnusualStorageError, locate
+from ctr_rec.checkpoint.tensors import whole_tensor
 from ctr_rec.checkpoint.warm_start.rows import Piece
 from ctr_rec.checkpoint.warm_start.source import Source, from_tensors
 from ctr_rec.errors import CheckpointError
@@ -44,20 +45,18 @@ def _check(folder: Path, manifest: Manifest, group: Group) -> None:
 
 def _pieces(folder: Path, metadata: Metadata, name: str, entry: TensorStorageMetadata) -> list[Piece]:
     pieces = []
-    for chunk in entry.chunks:
-        if 0 in tuple(chunk.sizes):
+    for chunk in whole_tensor(folder, metadata, name, entry).chunks:
+        if 0 in chunk.sizes:
             continue
-        info = metadata.storage_data.get(MetadataIndex(name, chunk.offsets))
-        if info is None:
-            raise CheckpointError(f"{folder / '.metadata'} does not say where {name} at {tuple(chunk.offsets)} lies")
-        stored = _locate(folder / info.relative_path, info.offset, info.length, name)
-        if stored.shape != tuple(chunk.sizes):
+        assert isinstance(chunk.path, Path), "a source lies on a mounted file system"
+        stored = _locate(chunk.path, chunk.start, chunk.length, name)
+        if stored.shape != chunk.sizes:
             raise CheckpointError(
-                f"{stored.path}: {name} at {tuple(chunk.offsets)} has shape {stored.shape}, the index says "
-                f"{tuple(chunk.sizes)}; copy the checkpoint again"
+                f"{stored.path}: {name} at {chunk.offsets} has shape {stored.shape}, the index says {chunk.sizes}; copy "
+                "the checkpoint again"
             )
-        row, column = (*chunk.offsets, 0, 0)[:2] if len(entry.size) > 1 else ((*chunk.offsets, 0)[0], 0)
-        pieces.append(Piece(int(row), int(column), stored))
+        row, column = (*chunk.offsets, 0, 0)[:2]
+        pieces.append(Piece(row, column, stored))
     return pieces
 
 
