@@ -52,8 +52,8 @@ def _pieces(folder: Path, metadata: Metadata, name: str, entry: TensorStorageMet
         stored = _locate(chunk.path, chunk.start, chunk.length, name)
         if stored.shape != chunk.sizes:
             raise CheckpointError(
-                f"{stored.path}: {name} at {chunk.offsets} has shape {stored.shape}, the index says {chunk.sizes}; copy "
-                "the checkpoint again"
+                f"{stored.path}: {name} at {chunk.offsets} has shape {stored.shape}, the index says {chunk.sizes}; "
+                "copy the checkpoint again"
             )
         row, column = (*chunk.offsets, 0, 0)[:2]
         pieces.append(Piece(row, column, stored))
