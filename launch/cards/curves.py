@@ -18,21 +18,21 @@ class Curve:
     value: tuple[float, ...]
 
     def at(self, x: float) -> float:
-        """The value where the curve was measured at x, to a hundredth. Raises ValueError where it was not."""
-        for found, value in zip(self.x, self.value, strict=True):
-            if abs(found - x) < 0.01:
-                return value
-        raise ValueError(f"no value at {x}; measured at {', '.join(f'{v:g}' for v in self.x)}")
+        """The value at x, on the line between the measured points beside it. Raises ValueError beyond the last one."""
+        if x > self.x[-1] + 0.01:
+            raise ValueError(f"no value at {x}; measured up to {self.x[-1]:g}")
+        return float(np.interp(x, self.x, self.value))
 
     def plain(self) -> dict[str, list[float]]:
         return {"x": list(self.x), "value": list(self.value)}
 
 
-def curve_of(run: Path, metric: str, per_epoch: float) -> Curve:
-    """The validation lines of a run's metrics.jsonl. per_epoch: steps that count as one on the x axis."""
+def curve_of(run: Path, metric: str, length: float) -> Curve:
+    """The validation lines of a finished run's metrics.jsonl. length: what its last step is on the x axis."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if line["kind"] == "valid"]
-    return Curve(tuple(line["step"] / per_epoch for line in found), tuple(line[metric] for line in found))
+    last = json.loads((run / "clean-stop.json").read_text())["step"]
+    return Curve(tuple(line["step"] / last * length for line in found), tuple(line[metric] for line in found))
 
 
 def draw(

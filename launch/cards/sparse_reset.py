@@ -65,9 +65,7 @@ def curves(wanted: Sequence[Entry]) -> dict[str, list[Curve]]:
     """Validation AUC by epoch, a curve per seed, by `model arm`."""
     found: dict[str, list[Curve]] = {}
     for one in wanted:
-        found.setdefault(f"{one.model} {one.arm}", []).append(
-            curve_of(one.job.folder, "auc", per_epoch=2 * HALF[one.model])
-        )
+        found.setdefault(f"{one.model} {one.arm}", []).append(curve_of(one.job.folder, "auc", length=EPOCHS))
     return found
 
 

@@ -6,8 +6,8 @@
     python -m launch.cards.warm_start --card launch/records/NAME
 
 The old model sees the first half of the training range, the new ones the second: a warm start from the same impressions
-would be a second pass over them. Validation (the default cut's) is scored four times a pass over a half; test is not
-scored. Stopped anywhere, the same command goes on.
+would be a second pass over them. Validation (the default cut's) is scored four to six times a pass; test is not scored.
+Stopped anywhere, the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ from launch.cards.jobs import Trained, new_folder, run_all
 ROOT = Path("runs/card_warm_start")
 RECIPES = "launch/recipes/movielens.py"
 SEEDS = (1, 2, 3)
-# Steps of a quarter of a pass over one half of the training range.
-QUARTER = {"din": 24, "hstu": 15}
+# Steps between validations. A packed pass over the second half has more steps than one over the first: the events
+# before it come along as context.
+EVERY = {"din": 24, "hstu": 15}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained: a recipe, whether from the old model, and what its curve is called."""
+    """What is trained: a recipe, whether from the old model, what its curve is called, and its passes over one half."""
 
     name: str
     recipe: str
     model: str
     warm: bool
     settings: Mapping[str, str]
+    passes: int = 2
 
 
 ARMS = (
     Arm("HSTU warm, second half", "hstu_warm", "hstu", True, {}),
     Arm("HSTU cold, second half", "hstu_cold", "hstu", False, {}),
-    Arm("HSTU cold, both halves", "hstu", "hstu", False, {"train.epochs": "2", "validation.patience": "null"}),
+    Arm("HSTU cold, both halves", "hstu", "hstu", False, {"train.epochs": "2", "validation.patience": "null"}, 4),
     Arm("old DIN trained on, second half", "din_on", "din", True, {}),
 )
 
@@ -54,7 +56,7 @@ def old(seed: int) -> Trained:
 
 
 def job(arm: Arm, seed: int) -> Trained:
-    settings = {"train.seed": str(seed), "validation.every": str(QUARTER[arm.model]), **arm.settings}
+    settings = {"train.seed": str(seed), "validation.every": str(EVERY[arm.model]), **arm.settings}
     if arm.warm:
         settings["warm_start.source"] = str(old(seed).folder)
     return Trained(ROOT / f"{arm.recipe}-{seed}", f"{RECIPES}:{arm.recipe}", settings, scored=())
@@ -78,10 +80,7 @@ def main(card: Path) -> None:
         raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     run_all([old(seed) for seed in SEEDS])
     run_all([job(arm, seed) for seed in SEEDS for arm in ARMS])
-    found = {
-        arm.name: [curve_of(job(arm, seed).folder, "auc", per_epoch=4 * QUARTER[arm.model]) for seed in SEEDS]
-        for arm in ARMS
-    }
+    found = {arm.name: [curve_of(job(arm, seed).folder, "auc", length=arm.passes) for seed in SEEDS] for arm in ARMS}
     new_folder(card)
     draw(found, card / "validation_auc.svg", "passes over one half of the training range", "validation AUC")
     (card / "table.md").write_text(table(found))
