@@ -26,27 +26,35 @@ _LOWEST_TOP = -1e30
 
 
 class _Logits:
-    """Fills one scratch buffer with scale q.k + bias, block after block."""
+    """Fills one scratch buffer with scale q.k + bias, block after block. q_HQE: scaled."""
 
-    def __init__(self, q_HQE: Tensor, k_HTE: Tensor, table: Tensor | None, plan: BlockPlan, kind: str, scale: float):
-        self.plan, self.scale, self.num_heads = plan, scale, q_HQE.shape[0]
-        hidden = _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX
-        self.bias = lookup(table, plan, self.num_heads, hidden, scale)
+    def __init__(self, q_HQE: Tensor, k_HTE: Tensor, table: Tensor | None, plan: BlockPlan, kind: str):
+        self.plan, self.num_heads = plan, q_HQE.shape[0]
+        self.bias = lookup(table, plan, q_HQE, _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX)
+        self.q_HQE = q_HQE
         self.q_blocks = plan.split_rows(q_HQE)
         self.k_HET = k_HTE.transpose(1, 2)
         self.buffer = self.scratch()
 
     def scratch(self) -> Tensor:
-        return self.q_blocks[0].new_empty(self.num_heads * self.plan.largest_block)
+        """For the pairs of any block, behind room for a row of keys (see Lookup)."""
+        return self.q_HQE.new_empty(self.plan.most_keys + self.num_heads * self.plan.largest_block)
+
+    def pairs(self, scratch: Tensor, block: Block) -> Tensor:
+        pairs_Hp = scratch.narrow(0, self.plan.most_keys, self.num_heads * block.num_pairs)
+        return pairs_Hp.view(self.num_heads, block.num_rows, block.num_keys)
 
     def fill(self, index: int) -> Tensor:
         """Logits of one block, [H, q, k]; they live until the next call."""
         block = self.plan.blocks[index]
-        logit_Hp = self.buffer.narrow(0, 0, self.num_heads * block.num_pairs)
-        logit_Hqk = logit_Hp.view(self.num_heads, block.num_rows, block.num_keys)
+        logit_Hqk = self.pairs(self.buffer, block)
         self.bias.fill(index, self.q_blocks[index], logit_Hqk)
-        k_HEk = self.k_HET.narrow(2, block.key_start, block.num_keys)
-        return logit_Hqk.baddbmm_(self.q_blocks[index], k_HEk, alpha=self.scale)
+        return logit_Hqk.baddbmm_(self.q_blocks[index], self.k_HET.narrow(2, block.key_start, block.num_keys))
+
+
+def _scaled(q_QHE: Tensor, scale: float, plan: BlockPlan) -> Tensor:
+    """Scaled once here, queries need no scale in any product nor any gradient but their own. [H, Q, E]."""
+    return plan.to_plan_order(q_QHE).transpose(0, 1) * scale
 
 
 def _exp_(logit_Hqk: Tensor, own_Hq: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +114,8 @@ class BlockedAttention(torch.autograd.Function):
         kind: str,
         scale: float,
     ) -> Tensor:
-        q_HQE, k_HTE, v_HTV = plan.to_plan_order(q_QHE).transpose(0, 1), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
-        logits = _Logits(q_HQE, k_HTE, table, plan, kind, scale)
+        q_HQE, k_HTE, v_HTV = _scaled(q_QHE, scale, plan), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
+        logits = _Logits(q_HQE, k_HTE, table, plan, kind)
         out_HQV = v_THV.new_empty(q_HQE.shape[0], q_HQE.shape[1], v_THV.shape[2])
         out_blocks = plan.split_rows(out_HQV)
         own_HQ = lse_HQ = None
@@ -142,14 +150,14 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out_QHV: Tensor) -> tuple[Tensor | None, ...]:
         q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
-        q_HQE, k_HTE, v_HTV = plan.to_plan_order(q_QHE).transpose(0, 1), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
+        q_HQE, k_HTE, v_HTV = _scaled(q_QHE, ctx.scale, plan), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
         grad_out_blocks = plan.split_rows(plan.to_plan_order(grad_out_QHV).transpose(0, 1))
         delta_QH = lse_HQ1 = delta_HQ1 = None
         if out_QHV is not None:
             delta_QH = (grad_out_QHV * out_QHV).sum(-1)
             lse_HQ1 = plan.to_plan_order(lse_QH).t().unsqueeze(2)
             delta_HQ1 = plan.to_plan_order(delta_QH).t().unsqueeze(2)
-        logits = _Logits(q_HQE, k_HTE, table, plan, ctx.kind, ctx.scale)
+        logits = _Logits(q_HQE, k_HTE, table, plan, ctx.kind)
         scratch = logits.scratch()
         grad_q_HQE = torch.empty_like(q_HQE, memory_format=torch.contiguous_format)
         grad_q_blocks = plan.split_rows(grad_q_HQE)
@@ -160,7 +168,7 @@ class BlockedAttention(torch.autograd.Function):
                 grad_q_blocks[index].zero_()
                 continue
             logit_Hqk = logits.fill(index)
-            grad_Hqk = scratch.narrow(0, 0, logit_Hqk.numel()).view_as(logit_Hqk)
+            grad_Hqk = logits.pairs(scratch, block)
             grad_out_HqV = grad_out_blocks[index]
             v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
             torch.bmm(grad_out_HqV, v_HkV.transpose(1, 2), out=grad_Hqk)
@@ -170,17 +178,17 @@ class BlockedAttention(torch.autograd.Function):
             _add_keys(grad_v_HTV, block, torch.bmm(weight_Hqk.transpose(1, 2), grad_out_HqV))
             _add_keys(grad_k_HTE, block, torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index]))
             k_HkE = k_HTE.narrow(1, block.key_start, block.num_keys)
-            grad_q_blocks[index].copy_(torch.bmm(grad_Hqk, k_HkE))
-            from_bias_HqE = logits.bias.spread(logits.q_blocks[index], grad_Hqk)
-            if from_bias_HqE is not None:
-                grad_q_blocks[index].add_(from_bias_HqE)
+            grad_q_HqE = torch.bmm(grad_Hqk, k_HkE)
+            logits.bias.spread(index, logits.q_blocks[index], grad_Hqk, grad_q_HqE)
+            grad_q_blocks[index].copy_(grad_q_HqE)
 
+        grad_table = logits.bias.gradient(q_HQE, grad_q_HQE)
         own = _own_backward(own_logit_CH, own_v_CHV, grad_out_QHV, lse_QH, delta_QH)
         return (
             plan.to_query_order(grad_q_HQE.mul_(ctx.scale).transpose(0, 1)),
-            grad_k_HTE.mul_(ctx.scale).transpose(0, 1),
+            grad_k_HTE.transpose(0, 1),
             grad_v_HTV.transpose(0, 1),
-            logits.bias.gradient(),
+            grad_table,
             *own,
             None,
             None,

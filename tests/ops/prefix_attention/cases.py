@@ -103,11 +103,11 @@ def make_case(
 
 
 def attend(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) -> Tensor:
-    """The op on the case; options are those of prefix_attention, and `limits` those of the plan."""
-    limits = options.pop("limits", None)
+    """The op on the case; options are those of prefix_attention, and `limits` and `by_runs` those of the plan."""
+    limits, by_runs = options.pop("limits", None), options.pop("by_runs", None)
     options = {"kind": "silu", "scale": 0.4, "norm": "constant", "norm_constant": 3.0, **options}
     tensors = case.tensors
-    if limits is not None:
+    if limits is not None or by_runs is not None:
         options["plan"] = plan_blocks(
             case.lo,
             case.hi,
@@ -118,6 +118,7 @@ def attend(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) ->
             key_time_T=case.key_time,
             time_edges_G=None if bias is None else bias.time_edges_G,
             joint=not isinstance(bias, QueryBias),
+            by_runs=by_runs,
             limits=limits,
         )
     return prefix_attention(

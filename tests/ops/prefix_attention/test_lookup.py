@@ -20,7 +20,9 @@ def test_blocked_equals_reference(kind: str, own: str, position: bool, time: boo
     assert (want["position_codes"].abs().sum() > 0) == position
     assert (want["time_codes"].abs().sum() > 0) == time
     for limits in (None, SMALL, ONE_BLOCK):
-        assert_close(output_and_gradients(case, bias, kind=kind, backend="blocked", limits=limits), want, torch.float64)
+        for by_runs in (False, True):
+            got = output_and_gradients(case, bias, kind=kind, backend="blocked", limits=limits, by_runs=by_runs)
+            assert_close(got, want, torch.float64)
 
 
 @pytest.mark.parametrize("lengths", [AWKWARD, (), (0, 0), (1,), (200,), (1,) * 30])
@@ -29,7 +31,9 @@ def test_lengths_and_windows(lengths: tuple[int, ...], window: int) -> None:
     for dtype in (torch.float64, torch.float32):
         case = make_case(lengths, window, dtype)
         want = output_and_gradients(case, case.query_bias(), kind="softmax", backend="reference")
-        assert_close(output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL), want, dtype)
+        for by_runs in (False, True):
+            got = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL, by_runs=by_runs)
+            assert_close(got, want, dtype)
 
 
 def test_a_pair_is_what_the_formula_says() -> None:
