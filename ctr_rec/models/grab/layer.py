@@ -1,6 +1,7 @@
 """One layer of one channel, post-norm as in Figure 2, and the gated mixing of target tokens between channels.
 
-Legend: C events of the channel, N impressions, A actions, B time buckets, D width, H heads, E width of a head.
+Legend: C events of the channel, N impressions, U users, P profile tokens of each, A actions, B time buckets,
+D width, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ctr_rec.layers.packed import Ranges
 from ctr_rec.models.grab.channels import Channel
 from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
+from ctr_rec.ops.jagged import gather
 from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
 
 _CODE_STD = 0.02
@@ -40,14 +42,34 @@ class GRABLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
 
-    def forward(self, x_CD: Tensor, x_ND: Tensor, channel: Channel, last: bool) -> tuple[Tensor, Tensor]:
-        """The next tokens of events and of impressions; of the last layer only the latter are read, and made."""
+    def forward(
+        self, x_CD: Tensor, x_ND: Tensor, channel: Channel, last: bool, profile: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The next tokens of events and of impressions; of the last layer only the latter are read, and made.
+
+        profile: each impression's keys and values from `profile_keys`, [N, P, H, E].
+        """
         k, v = self._keys(x_CD, channel.action_C)
         own_k, own_v = self._keys(x_ND, None)
+        if profile is not None:
+            own_k = torch.cat([own_k.unsqueeze(1), profile[0]], dim=1)
+            own_v = torch.cat([own_v.unsqueeze(1), profile[1]], dim=1)
         x_ND = self._block(x_ND, self._attend(x_ND, k, v, channel.candidates, own_k, own_v))
         if not last and channel.history is not None:
             x_CD = self._block(x_CD, self._attend(x_CD, k, v, channel.history))
         return x_CD, x_ND
+
+    def profile_keys(self, x_UPD: Tensor, user_N: Tensor, last: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Keys and values of profile tokens for impressions of these users, [N, P, H, E] each, and the next tokens.
+
+        A profile token sees itself alone, so its attention is its own value.
+        """
+        k, v = self._keys(x_UPD.flatten(0, 1), None)
+        shape = (*x_UPD.shape[:2], self.heads, k.shape[-1])
+        keys, values = (gather(kv.reshape(shape[0], -1), user_N).unflatten(1, shape[1:]) for kv in (k, v))
+        if not last:
+            x_UPD = self._block(x_UPD, self.out(v.flatten(1)).view(x_UPD.shape))
+        return (keys, values), x_UPD
 
     def _keys(self, x: Tensor, action: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys with their action's code, and values, [rows, H, E] each. action: None for "none"."""

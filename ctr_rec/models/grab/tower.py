@@ -1,6 +1,7 @@
 """The GRAB tower: tokens, a stack for each channel, target tokens mixed before every layer, their concatenation.
 
-Legend: T events, C events of a channel, N impressions, D width.
+Legend: T events, C events of a channel, N impressions, U users, P profile tokens of each, D
+width.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ctr_rec.layers.packed import by_visible_end
 from ctr_rec.models.grab.channels import Channel, make_channel
 from ctr_rec.models.grab.config import GRABSettings, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
+from ctr_rec.models.grab.profile import ProfileTokens
 from ctr_rec.models.grab.tokenizer import Tokenizer
 from ctr_rec.models.tower import Tower
 from ctr_rec.schema.table import SparseSpec
@@ -38,6 +40,7 @@ class GRABTower(Tower):
         self.config = config
         self.ticks_per_second = spec.ticks_per_second
         self.tokenizer = Tokenizer(spec, config)
+        self.profile = ProfileTokens(spec, config) if config.profile_tokens else None
         self.dropout = nn.Dropout(config.dropout)
         self.stacks = nn.ModuleDict(
             {
@@ -61,19 +64,26 @@ class GRABTower(Tower):
             make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
             for behaviours in self.config.channels.values()
         ]
-        state_ND = self._run(partial_TD, full_ND[order_N], channels)[order_N.argsort()]
+        profile_UPD = None if self.profile is None else self.dropout(self.profile(embedded, batch))
+        user_N = batch.impression_user[order_N]
+        state_ND = self._run(partial_TD, full_ND[order_N], channels, profile_UPD, user_N)[order_N.argsort()]
         return state_ND if self.mlp is None else self.mlp(state_ND)
 
-    def _run(self, partial_TD: Tensor, full_ND: Tensor, channels: list[Channel]) -> Tensor:
+    def _run(
+        self, partial_TD: Tensor, full_ND: Tensor, channels: list[Channel], profile_UPD: Tensor | None, user_N: Tensor
+    ) -> Tensor:
         histories = [channel.rows(partial_TD) for channel in channels]
+        profiles = [profile_UPD for _ in channels]
         targets = [full_ND for _ in channels]
         for depth in range(self.config.layers):
             if len(self.mixes):
                 targets = self.mixes[depth](targets)
             last = depth == self.config.layers - 1
             for number, (stack, channel) in enumerate(zip(self.stacks.values(), channels, strict=True)):
-                assert isinstance(stack, nn.ModuleList)
-                histories[number], targets[number] = stack[depth](histories[number], targets[number], channel, last)
+                layer, keys = _layer(stack, depth), None
+                if (x_UPD := profiles[number]) is not None:
+                    keys, profiles[number] = layer.profile_keys(x_UPD, user_N, last)
+                histories[number], targets[number] = layer(histories[number], targets[number], channel, last, keys)
         return torch.cat(targets, dim=-1)
 
     def axes(self) -> dict[str, Axes]:
@@ -85,7 +95,8 @@ class GRABTower(Tower):
         total = self.tokenizer.flops(batch)
         for behaviours in self.config.channels.values():
             channel = make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
-            total += self._channel_flops(channel, behaviours.window)
+            total += self._channel_flops(channel, behaviours.window) + self._profile_flops(batch)
+        total += self.profile.flops(batch.num_users) if self.profile is not None else 0
         count, width = len(self.config.channels), self.config.width
         if len(self.mixes):
             gate = width * width * (count if self.config.mix is MixGate.JOINT else 1)
@@ -96,8 +107,7 @@ class GRABTower(Tower):
         config, events = self.config, channel.action_C.shape[0]
         impressions = channel.candidates.lo.shape[0]
         inner = config.heads * config.head_width
-        into_keys = config.latent or config.width
-        key_value = 2 * (into_keys * 2 * inner + (config.width * config.latent if config.latent else 0))
+        key_value = self._key_value_flops()
         codes = (window + 1 if config.use_position else 0) + (config.ages if config.use_time else 0)
         per_query = 2 * (2 * config.width * inner + inner * codes + 2 * config.width * config.ffn)
         per_pair = 2 * 2 * inner
@@ -107,6 +117,29 @@ class GRABTower(Tower):
             seen_C = int((channel.history.hi - channel.history.lo).sum())
             total += (config.layers - 1) * (events * per_query + seen_C * per_pair)
         return total
+
+    def _key_value_flops(self) -> int:
+        """Of one token's key and value."""
+        config = self.config
+        inner, compressed = config.heads * config.head_width, config.latent or config.width
+        return 2 * (compressed * 2 * inner + (config.width * config.latent if config.latent else 0))
+
+    def _profile_flops(self, batch: Batch) -> int:
+        """Of a channel's profile tokens: keys, values, their own passage, and one pair for every impression."""
+        if self.profile is None:
+            return 0
+        config, tokens = self.config, len(self.profile.features)
+        inner = config.heads * config.head_width
+        passage = (config.layers - 1) * 2 * (inner * config.width + 2 * config.width * config.ffn)
+        per_token = config.layers * self._key_value_flops() + passage
+        return tokens * (batch.num_users * per_token + batch.num_impressions * config.layers * 2 * 2 * inner)
+
+
+def _layer(stack: nn.Module, depth: int) -> GRABLayer:
+    assert isinstance(stack, nn.ModuleList)
+    layer = stack[depth]
+    assert isinstance(layer, GRABLayer)
+    return layer
 
 
 def _check_actions(config: GRABSettings, num_actions: int) -> None:

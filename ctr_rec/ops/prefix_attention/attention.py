@@ -1,7 +1,7 @@
 """The op's signature, its checks, its division and its choice of backend.
 
-Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
-values.
+Legend: Q queries, C queries with own keys (the last C), K own keys of each, T keys, H heads, E width of queries and
+keys, V width of values.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ def prefix_attention(
     plan: BlockPlan | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """Attend from each query to the keys lo:hi of a packed stream, and from the last C queries to their own key too.
+    """Attend from each query to the keys lo:hi of a packed stream, and from the last C queries to own keys too.
 
     q_QHE: [Q, H, E], history tokens or candidates. k_THE, v_THV: [T, H, E] and [T, H, V], the history of all users, one
     after another. lo_Q, hi_Q: int64 [Q]; the range never leaves the query's user, which is what keeps users apart.
-    own_k_CHE, own_v_CHV: [C, H, E] and [C, H, V], the own key and value of the last C queries (the candidates), which
-    have bias row 0 of both tables. One call for history and candidates together is cheaper than two. bias: additive
-    scalars (`RelativeBias`) or query-aware embeddings (`QueryBias`).
+    own_k_CHE, own_v_CHV: [C, H, E] and [C, H, V], the own key and value of the last C queries (the candidates), or
+    [C, K, H, E] and [C, K, H, V] where each has K >= 1 of them. Own keys have bias row 0 of both tables and are in no
+    range. One call for history and candidates together is cheaper than two. bias: additive scalars (`RelativeBias`) or
+    query-aware embeddings (`QueryBias`).
 
-    kind "silu": sum of SiLU(scale q.k + bias) v, divided by norm_constant or by the number of visible keys, the own key
+    kind "silu": sum of SiLU(scale q.k + bias) v, divided by norm_constant or by the number of visible keys, own keys
     included (arXiv 2402.17152, section 3; never by the longest length of a batch, which would couple users).
     kind "softmax": scaled dot-product attention; norm and norm_constant belong to "silu" and are not read.
     A query that sees nothing gets 0.
@@ -60,6 +61,7 @@ def prefix_attention(
     """
     _check_choices(kind, norm, norm_constant, backend)
     _check_shapes(q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, bias)
+    own_k_CKHE, own_v_CKHV = (x if x is None or x.dim() == 4 else x.unsqueeze(1) for x in (own_k_CHE, own_v_CHV))
     if len(lo_Q) != len(q_QHE):
         raise ValueError(f"prefix_attention: q_QHE has {len(q_QHE)} queries, got ranges for: {len(lo_Q)}")
     if plan is None:
@@ -68,20 +70,20 @@ def prefix_attention(
         _check_plan(plan, lo_Q, hi_Q, k_THE.shape[0], bias)
     if backend == "reference":
         out_QHV = reference_prefix_attention(
-            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_CHE, own_v_CHV, bias, kind=kind, scale=scale
+            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_CKHE, own_v_CKHV, bias, kind=kind, scale=scale
         )
     else:
         table = bias.codes() if isinstance(bias, QueryBias) else bias.joint_table() if bias is not None else None
         out_QHV = blocked_prefix_attention(
-            q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, table, plan, kind=kind, scale=scale
+            q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, table, plan, kind=kind, scale=scale
         )
     if kind == "softmax":
         return out_QHV
     if norm == "constant":
         return out_QHV / norm_constant
     count_Q = hi_Q - lo_Q
-    if own_k_CHE is not None:
-        count_Q[len(count_Q) - len(own_k_CHE) :] += 1
+    if own_k_CKHE is not None:
+        count_Q[len(count_Q) - len(own_k_CKHE) :] += own_k_CKHE.shape[1]
     return out_QHV / count_Q.clamp(min=1).to(out_QHV.dtype)[:, None, None]
 
 
@@ -122,7 +124,7 @@ def _check_shapes(
     bias: Bias | None,
 ) -> None:
     (num_queries, num_heads, width), num_keys, value_width = q_QHE.shape, k_THE.shape[0], v_THV.shape[-1]
-    num_own = num_queries if own_k_CHE is None else min(num_queries, own_k_CHE.shape[0])
+    own = (num_queries,) if own_k_CHE is None else (min(num_queries, own_k_CHE.shape[0]), *own_k_CHE.shape[1:-2])
     tables: dict[str, Tensor | None] = {}
     if isinstance(bias, RelativeBias):
         tables = {"bias.position_PH": bias.position_PH, "bias.time_BH": bias.time_BH}
@@ -132,8 +134,8 @@ def _check_shapes(
     for name, tensor, expected in (
         ("k_THE", k_THE, (num_keys, num_heads, width)),
         ("v_THV", v_THV, (num_keys, num_heads, value_width)),
-        ("own_k_CHE", own_k_CHE, (num_own, num_heads, width)),
-        ("own_v_CHV", own_v_CHV, (num_own, num_heads, value_width)),
+        ("own_k_CHE", own_k_CHE, (*own, num_heads, width)),
+        ("own_v_CHV", own_v_CHV, (*own, num_heads, value_width)),
         *((name, table, (None, last)) for name, table in tables.items()),
     ):
         if tensor is None:
@@ -141,6 +143,12 @@ def _check_shapes(
         got = tuple(tensor.shape)
         if len(got) != len(expected) or any(want not in (None, size) for want, size in zip(expected, got, strict=True)):
             raise ValueError(f"prefix_attention: {name} must have shape {expected} to fit q_QHE and k_THE, got: {got}")
+    if len(own) > 2 or 0 in own[1:]:
+        got = None if own_k_CHE is None else tuple(own_k_CHE.shape)
+        raise ValueError(
+            f"prefix_attention: own_k_CHE must have shape [C, H, E], or [C, K, H, E] with K >= 1, got: {got}; pass "
+            "None where there are no own keys"
+        )
     if (own_k_CHE is None) != (own_v_CHV is None):
         raise ValueError("prefix_attention: own_k_CHE and own_v_CHV go together, got only one; pass both or neither")
 

@@ -3,8 +3,8 @@
 Bias and mask are one look-up (lookup.py). The backward pass is written by hand and recomputes the logits block by
 block, so nothing of size (pairs) is kept between the passes.
 
-Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
-values, N columns or rows of the bias table; q, k and p the queries, keys and pairs of one block.
+Legend: Q queries, C queries with own keys (the last C), K own keys of each, T keys, H heads, E width of queries and
+keys, V width of values, N columns or rows of the bias table; q, k and p the queries, keys and pairs of one block.
 """
 
 from __future__ import annotations
@@ -70,11 +70,14 @@ def _exp_(logit_Hqk: Tensor, own_Hq: Tensor) -> tuple[Tensor, Tensor]:
     return total_Hq, (top_Hq + total_Hq.log()).masked_fill_(sees_nothing_Hq, 0.0)
 
 
-def _softmax_own(plan: BlockPlan, own_logit_CH: Tensor | None, like_QHE: Tensor) -> tuple[Tensor, Tensor]:
-    """Own logits in the plan's order, -inf where there is none, and the log-denominators of rows without any key."""
+def _softmax_own(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> tuple[Tensor, Tensor]:
+    """Own logits in the plan's order, -inf where there is none, and the log-denominators of rows without any key.
+
+    All own keys of a query count as one logit that weighs as much.
+    """
     own_QH = like_QHE.new_full(like_QHE.shape[:2], _HIDDEN_SOFTMAX)
-    if own_logit_CH is not None:
-        own_QH[len(own_QH) - len(own_logit_CH) :] = own_logit_CH
+    if own_logit_CKH is not None:
+        own_QH[len(own_QH) - len(own_logit_CKH) :] = own_logit_CKH.logsumexp(1)
     own_HQ = plan.to_plan_order(own_QH).t().contiguous()
     return own_HQ, torch.where(own_HQ == _HIDDEN_SOFTMAX, 0.0, own_HQ)
 
@@ -108,8 +111,8 @@ class BlockedAttention(torch.autograd.Function):
         k_THE: Tensor,
         v_THV: Tensor,
         table: Tensor | None,
-        own_logit_CH: Tensor | None,
-        own_v_CHV: Tensor | None,
+        own_logit_CKH: Tensor | None,
+        own_v_CKHV: Tensor | None,
         plan: BlockPlan,
         kind: str,
         scale: float,
@@ -120,7 +123,7 @@ class BlockedAttention(torch.autograd.Function):
         out_blocks = plan.split_rows(out_HQV)
         own_HQ = lse_HQ = None
         if kind == "softmax":
-            own_HQ, lse_HQ = _softmax_own(plan, own_logit_CH, q_QHE)
+            own_HQ, lse_HQ = _softmax_own(plan, own_logit_CKH, q_QHE)
         for index, block in enumerate(plan.blocks):
             if block.num_keys == 0:
                 out_blocks[index].zero_()
@@ -137,18 +140,16 @@ class BlockedAttention(torch.autograd.Function):
 
         out_QHV = plan.to_query_order(out_HQV.transpose(0, 1))
         lse_QH = None if lse_HQ is None else plan.to_query_order(lse_HQ.t())
-        if own_logit_CH is not None and own_v_CHV is not None:
-            own_weight_CH = _own_weight(own_logit_CH, lse_QH)
-            out_QHV[len(out_QHV) - len(own_v_CHV) :].addcmul_(own_weight_CH.unsqueeze(2), own_v_CHV)
+        _add_own_(out_QHV, own_logit_CKH, own_v_CKHV, lse_QH)
         ctx.plan, ctx.kind, ctx.scale = plan, kind, scale
         kept_out_QHV = None if kind == "silu" else out_QHV
-        ctx.save_for_backward(q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, lse_QH, kept_out_QHV)
+        ctx.save_for_backward(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, kept_out_QHV)
         return out_QHV
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out_QHV: Tensor) -> tuple[Tensor | None, ...]:
-        q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, lse_QH, out_QHV = ctx.saved_tensors
+        q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         q_HQE, k_HTE, v_HTV = _scaled(q_QHE, ctx.scale, plan), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
         grad_out_blocks = plan.split_rows(plan.to_plan_order(grad_out_QHV).transpose(0, 1))
@@ -183,7 +184,7 @@ class BlockedAttention(torch.autograd.Function):
             grad_q_blocks[index].copy_(grad_q_HqE)
 
         grad_table = logits.bias.gradient(q_HQE, grad_q_HQE)
-        own = _own_backward(own_logit_CH, own_v_CHV, grad_out_QHV, lse_QH, delta_QH)
+        own = _own_backward(own_logit_CKH, own_v_CKHV, grad_out_QHV, lse_QH, delta_QH)
         return (
             plan.to_query_order(grad_q_HQE.mul_(ctx.scale).transpose(0, 1)),
             grad_k_HTE.transpose(0, 1),
@@ -196,49 +197,60 @@ class BlockedAttention(torch.autograd.Function):
         )
 
 
-def _own_logit(q_CHE: Tensor, own_k_CHE: Tensor, table: Tensor | None, plan: BlockPlan, scale: float) -> Tensor:
-    """Logit of each query's own key, which has position row 0 and time row 0. [C, H]."""
+def _own_logit(q_CHE: Tensor, own_k_CKHE: Tensor, table: Tensor | None, plan: BlockPlan, scale: float) -> Tensor:
+    """Logits of each query's own keys, which have position row 0 and time row 0. [C, K, H]."""
+    q_C1HE = q_CHE.unsqueeze(1)
     if table is None or plan.joint:
-        own_logit_CH = scale * (q_CHE * own_k_CHE).sum(-1)
-        return own_logit_CH if table is None else own_logit_CH + table[:, 0]
+        own_logit_CKH = scale * (q_C1HE * own_k_CKHE).sum(-1)
+        return own_logit_CKH if table is None else own_logit_CKH + table[:, 0]
     first_rows = [row for row, size in ((0, plan.num_positions), (plan.num_positions, plan.num_buckets)) if size]
-    return scale * (q_CHE * (own_k_CHE + table[first_rows].sum(0))).sum(-1)
+    return scale * (q_C1HE * (own_k_CKHE + table[first_rows].sum(0))).sum(-1)
 
 
-def _own_weight(own_logit_CH: Tensor, lse_QH: Tensor | None) -> Tensor:
-    """Weight of each query's own value: SiLU, or its share of the softmax."""
+def _own_weight(own_logit_CKH: Tensor, lse_QH: Tensor | None) -> Tensor:
+    """Weight of each own value: SiLU, or its share of the query's softmax."""
     if lse_QH is None:
-        return silu(own_logit_CH)
-    return torch.exp(own_logit_CH - lse_QH[len(lse_QH) - len(own_logit_CH) :])
+        return silu(own_logit_CKH)
+    return torch.exp(own_logit_CKH - lse_QH[len(lse_QH) - len(own_logit_CKH) :].unsqueeze(1))
+
+
+def _add_own_(out_QHV: Tensor, own_logit_CKH: Tensor | None, own_v_CKHV: Tensor | None, lse_QH: Tensor | None) -> None:
+    """Adds the own values, weighted, to the outputs of the last C queries."""
+    if own_logit_CKH is None or own_v_CKHV is None:
+        return
+    out_CHV = out_QHV[len(out_QHV) - len(own_v_CKHV) :]
+    weight_CKH1 = _own_weight(own_logit_CKH, lse_QH).unsqueeze(-1)
+    for weight_CH1, own_v_CHV in zip(weight_CKH1.unbind(1), own_v_CKHV.unbind(1), strict=True):
+        out_CHV.addcmul_(weight_CH1, own_v_CHV)
 
 
 def _own_backward(
-    own_logit_CH: Tensor | None,
-    own_v_CHV: Tensor | None,
+    own_logit_CKH: Tensor | None,
+    own_v_CKHV: Tensor | None,
     grad_out_QHV: Tensor,
     lse_QH: Tensor | None,
     delta_QH: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the own logits and values."""
-    if own_logit_CH is None or own_v_CHV is None:
+    if own_logit_CKH is None or own_v_CKHV is None:
         return None, None
-    first = len(grad_out_QHV) - len(own_v_CHV)
-    grad_out_CHV = grad_out_QHV[first:]
-    weight_CH = _own_weight(own_logit_CH, lse_QH)
-    grad_weight_CH = (grad_out_CHV * own_v_CHV).sum(-1)
+    first = len(grad_out_QHV) - len(own_v_CKHV)
+    grad_out_C1HV = grad_out_QHV[first:].unsqueeze(1)
+    weight_CKH = _own_weight(own_logit_CKH, lse_QH)
+    grad_weight_CKH = (grad_out_C1HV * own_v_CKHV).sum(-1)
     if delta_QH is None:
-        grad_logit_CH = torch.ops.aten.silu_backward(grad_weight_CH, own_logit_CH)
+        grad_logit_CKH = torch.ops.aten.silu_backward(grad_weight_CKH, own_logit_CKH)
     else:
-        grad_logit_CH = weight_CH * (grad_weight_CH - delta_QH[first:])
-    return grad_logit_CH, weight_CH.unsqueeze(2) * grad_out_CHV
+        grad_logit_CKH = weight_CKH * (grad_weight_CKH - delta_QH[first:].unsqueeze(1))
+    return grad_logit_CKH, weight_CKH.unsqueeze(-1) * grad_out_C1HV
 
 
 def blocked_prefix_attention(
     q_QHE: Tensor,
     k_THE: Tensor,
     v_THV: Tensor,
-    own_k_CHE: Tensor | None,
-    own_v_CHV: Tensor | None,
+    own_k_CKHE: Tensor | None,
+    own_v_CKHV: Tensor | None,
     table: Tensor | None,
     plan: BlockPlan,
     *,
@@ -256,9 +268,10 @@ def blocked_prefix_attention(
     table = None if table is None else table.to(compute)
     # Autocast would round the products of some of the operations below and not of others.
     with torch.autocast(v_THV.device.type, enabled=False):
-        own_logit_CH = None
-        if own_k_CHE is not None and own_v_CHV is not None:
-            own_v_CHV = own_v_CHV.to(compute)
-            own_logit_CH = _own_logit(q_QHE[len(q_QHE) - len(own_k_CHE) :], own_k_CHE.to(compute), table, plan, scale)
-        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CH, own_v_CHV, plan, kind, scale)
+        own_logit_CKH = None
+        if own_k_CKHE is not None and own_v_CKHV is not None:
+            own_v_CKHV = own_v_CKHV.to(compute)
+            own_q_CHE = q_QHE[len(q_QHE) - len(own_k_CKHE) :]
+            own_logit_CKH = _own_logit(own_q_CHE, own_k_CKHE.to(compute), table, plan, scale)
+        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, plan, kind, scale)
     return out.to(dtype)

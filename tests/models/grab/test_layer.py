@@ -104,6 +104,35 @@ def _pairs(
     return seen, actions, [(int(hi) - j, _bucket(now - int(known_at[j]), config.ages)) for j in seen]
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_profile_tokens_are_keys_more_for_impressions_and_see_themselves_alone(name: str) -> None:
+    config = CASES[name]
+    (behaviours,) = config.channels.values()
+    batch = make_batch(random_log(seed=8, delay=2), Filling.PACKED)
+    order = by_visible_end(batch)
+    channel = make_channel(behaviours, config, batch, order, 1)
+    layer = GRABLayer(config, behaviours, NUM_ACTIONS).double().eval()
+    _spread_codes(layer)
+    x_CD = torch.randn(channel.action_C.shape[0], 6, dtype=torch.float64)
+    x_ND = torch.randn(batch.num_impressions, 6, dtype=torch.float64)
+    x_UPD = torch.randn(batch.num_users, 3, 6, dtype=torch.float64)
+    user = batch.impression_user[order]
+    profile, next_UPD = layer.profile_keys(x_UPD, user, last=False)
+    got_CD, got_ND = layer(x_CD, x_ND, channel, False, profile)
+    assert torch.equal(got_CD, layer(x_CD, x_ND, channel, False)[0]), "events do not see them"
+    known_at = batch.event_known_at if channel.event_C is None else batch.event_known_at[channel.event_C]
+    for n in range(len(x_ND)):
+        time = int(batch.impression_time[order[n]])
+        lo, hi = channel.candidates.lo[n], channel.candidates.hi[n]
+        seen, actions, rows = _pairs(channel, lo, hi, time, known_at, config)
+        keys = [*(x_CD[j] for j in seen), x_ND[n], *x_UPD[user[n]]]
+        want = _attend(layer, x_ND[n], keys, [*actions, *[NUM_ACTIONS] * 4], [*rows, *[(0, 0)] * 4])
+        torch.testing.assert_close(got_ND[n], want)
+    for token, next_token in zip(x_UPD.flatten(0, 1), next_UPD.flatten(0, 1), strict=True):
+        torch.testing.assert_close(next_token, _attend(layer, token, [token], [NUM_ACTIONS], [(0, 0)]))
+    assert layer.profile_keys(x_UPD, user, last=True)[1] is x_UPD, "nobody reads them after the last layer"
+
+
 @pytest.mark.parametrize("gate", [MixGate.OWN, MixGate.JOINT])
 def test_mixing_is_the_papers_sum_over_other_channels(gate: MixGate) -> None:
     mix = TargetMix(4, 3, gate).double()

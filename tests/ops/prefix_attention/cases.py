@@ -59,9 +59,14 @@ class Case:
 
 
 def make_case(
-    lengths: tuple[int, ...] = AWKWARD, window: int = 20, dtype: torch.dtype = torch.float64, own: str = "candidates"
+    lengths: tuple[int, ...] = AWKWARD,
+    window: int = 20,
+    dtype: torch.dtype = torch.float64,
+    own: str = "candidates",
+    own_keys: int | None = None,
 ) -> Case:
-    """own: "candidates" (the last half of the queries), "all" or "none" carry an own key and value."""
+    """own: "candidates" (the last half of the queries), "all" or "none" carry an own key and value;
+    own_keys of them, or None for one without a dimension of its own."""
     generator = torch.Generator().manual_seed(sum(lengths) + window)
     lo, hi, times, users = ([], []), ([], []), [], []
     start = 0
@@ -89,7 +94,8 @@ def make_case(
         "time": leaf(BUCKETS, HEADS),
     }
     if own != "none":
-        tensors |= {"own_k": leaf(num_own, HEADS, WIDTH), "own_v": leaf(num_own, HEADS, VALUE_WIDTH)}
+        rows = (num_own,) if own_keys is None else (num_own, own_keys)
+        tensors |= {"own_k": leaf(*rows, HEADS, WIDTH), "own_v": leaf(*rows, HEADS, VALUE_WIDTH)}
     tensors |= {"position_codes": leaf(POSITIONS, WIDTH), "time_codes": leaf(BUCKETS, WIDTH)}
     return Case(
         tensors=tensors,
