@@ -58,6 +58,12 @@ def test_pointwise_batches_have_nearly_the_size_asked_for() -> None:
         assert 95 <= 5000 * len(p.row_groups) / p.num_batches <= 105
 
 
+def test_every_buffer_has_batches_enough_for_the_bound() -> None:
+    """Shared by their impressions alone, the first buffer would have one batch of six."""
+    plan = order([6, 13], Alone(impressions=1000, history=5, tokens=30), buffer=1, shuffle=False).plan(0)
+    assert [p.num_batches for p in plan] == [2, 3]
+
+
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def sequence(seed: int, epoch: int, shuffle: bool = True) -> list[int]:
         plan = order([9] * 40, Pointwise(), shuffle=shuffle, seed=seed).plan(epoch)
