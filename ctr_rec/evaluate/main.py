@@ -13,6 +13,7 @@ from rich.console import Console
 from ctr_rec.checkpoint.manifest import Manifest, check_compatible
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.evaluate import results
+from ctr_rec.evaluate.cut import cut_run
 from ctr_rec.evaluate.identity import raw_ids
 from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
@@ -33,16 +34,26 @@ SCORED_SPLITS = ("valid", "test")
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way."""
+    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
+
+    history: newest visible events that each impression was given; None: as the run says.
+    """
 
     predictions: Predictions
     built: Built
     checkpoint: Manifest
     seconds: float
     doubts: tuple[str, ...]
+    history: int | None
 
 
-def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+def evaluate(
+    run_dir: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    history: int | None = None,
+) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
 
     Args:
@@ -50,25 +61,36 @@ def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: 
         split: `valid` or `test`; each scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
         log: prepared log with the run's tables, instead of the one it was trained on.
+        history: gives each impression its newest visible events alone, so many; the files then are named after it,
+            and there is no report.
 
     Raises:
-        ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
-        trained on other data. SchemaError: the log has not the features or tables that the model reads. DataError: the
-        log cannot be read or has no impression in the split.
+        ConfigError: no run folder, no such split, or a history for a run that reads none. CheckpointError: no such
+        checkpoint, or it is damaged or was trained on other data. SchemaError: the log has not the features or tables
+        that the model reads. DataError: the log cannot be read or has no impression in the split.
     """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, history)
         on_main(group, lambda: _finish(run_dir, split, scored))
 
 
-def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+def predict(
+    run_dir: Path,
+    out: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    history: int | None = None,
+) -> None:
     """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`."""
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, history)
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
-def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
+def score(
+    run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group, history: int | None = None
+) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
     if split not in SCORED_SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
@@ -76,6 +98,8 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
     run = folder.load_run()
     if log is not None:
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
+    if history is not None:
+        run = cut_run(run, history)
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
     built = build(run, group, folder.load_inputs())
@@ -85,7 +109,7 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
         predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
-    return Scored(predictions, built, stored, time.perf_counter() - started, doubts)
+    return Scored(predictions, built, stored, time.perf_counter() - started, doubts, history)
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -119,13 +143,16 @@ def _range_start(manifest: LogManifest, split: str) -> int:
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored))
+    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
     results.save(run_dir, found, scored.predictions, log, manifest)
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
-    console.print(f"report: {write_report(run_dir)}", highlight=False, soft_wrap=True)
+    # The report speaks of the run as it is.
+    wrote = write_report(run_dir) if scored.history is None else run_dir / "metrics" / f"{found.name}.json"
+    label = "report" if scored.history is None else "metrics"
+    console.print(f"{label}: {wrote}", highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -139,8 +166,12 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
 
 def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
     if split == SPLITS[2]:
-        times = results.count_test_scoring(run_dir, f"{verb}, step {scored.checkpoint.step}")
+        times = results.count_test_scoring(run_dir, f"{verb}{_on(scored.history)}, step {scored.checkpoint.step}")
         console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
+
+
+def _on(history: int | None) -> str:
+    return "" if history is None else f" on history {history}"
 
 
 def _warn(scored: Scored, console: Console) -> None:
