@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ctr_rec.layers.packed import Ranges
-from ctr_rec.models.grab.channels import Channel
 from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
 from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
 
@@ -40,14 +39,18 @@ class GRABLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
 
-    def forward(self, x_CD: Tensor, x_ND: Tensor, channel: Channel, last: bool) -> tuple[Tensor, Tensor]:
-        """The next tokens of events and of impressions; of the last layer only the latter are read, and made."""
-        k, v = self._keys(x_CD, channel.action_C)
+    def encode(self, x_CD: Tensor, action_C: Tensor, seen: Ranges | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of the events, [C, H, E], and their next tokens; seen: None in the last layer.
+
+        Nobody reads the next tokens there, so they are the old ones.
+        """
+        k, v = self._keys(x_CD, action_C)
+        return k, v, x_CD if seen is None else self._block(x_CD, self._attend(x_CD, k, v, seen))
+
+    def score(self, x_ND: Tensor, k: Tensor, v: Tensor, seen: Ranges) -> Tensor:
+        """The next tokens of the impressions, against keys and values of events and their own."""
         own_k, own_v = self._keys(x_ND, None)
-        x_ND = self._block(x_ND, self._attend(x_ND, k, v, channel.candidates, own_k, own_v))
-        if not last and channel.history is not None:
-            x_CD = self._block(x_CD, self._attend(x_CD, k, v, channel.history))
-        return x_CD, x_ND
+        return self._block(x_ND, self._attend(x_ND, k, v, seen, own_k, own_v))
 
     def _keys(self, x: Tensor, action: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys with their action's code, and values, [rows, H, E] each. action: None for "none"."""

@@ -59,14 +59,20 @@ class Tokenizer(nn.Module):
         self.full_context = nn.Linear(self.context.width, self.first, bias=False) if self.context.width else None
         self.full = GateMLP(config.width, config.width)
 
-    def forward(self, embedded: Embedded, batch: Batch) -> tuple[Tensor, Tensor]:
-        item_MI = join(self.item, embedded.items, batch.items, batch.item.shape[0])
-        events = self.events(self.partial_item(item_MI), embedded, batch)
-        partial_TD = gather(self.partial(events.distinct_KD), events.row_T)
-        first_NW = gather(self.full_item(item_MI), batch.impression_item)
+    def partial_tokens(self, embedded: Embedded, batch: Batch) -> Tensor:
+        """[T, D], one per event."""
+        events = self.events(self.partial_item(self._items(embedded, batch)), embedded, batch)
+        return gather(self.partial(events.distinct_KD), events.row_T)
+
+    def full_tokens(self, embedded: Embedded, batch: Batch) -> Tensor:
+        """[N, D], one per impression."""
+        first_NW = gather(self.full_item(self._items(embedded, batch)), batch.impression_item)
         if self.full_context is not None:
             first_NW = first_NW + self.full_context(self.context(embedded, batch))
-        return partial_TD, self.full(first_NW)
+        return self.full(first_NW)
+
+    def _items(self, embedded: Embedded, batch: Batch) -> Tensor:
+        return join(self.item, embedded.items, batch.items, batch.item.shape[0])
 
     def axes(self) -> dict[str, Axes]:
         found: dict[str, Axes] = {name: (None, self._item) for name in ("partial_item.weight", "full_item.weight")}
