@@ -67,5 +67,5 @@ def test_hstu() -> None:
     token, pair = 2 * (6 * 24 + 6 * 6), 2 * (6 + 6)
     first = (n + events) * token + (seen + n + among) * pair
     last = n * token + (seen + n) * pair + events * 2 * 6 * 12
-    rest = 2 * batch.item.shape[0] * 4 * 6 + n * 2 * (6 * 5 + 5)
+    rest = 2 * 2 * batch.item.shape[0] * 4 * 6 + n * 2 * (6 * 5 + 5)
     assert got.flops_per_impression * n == pytest.approx(first + last + rest)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ctr_rec.layers.packed import Ranges
-from ctr_rec.models.grab.channels import Channel
 from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
 from ctr_rec.ops.jagged import gather
 from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
@@ -42,22 +41,26 @@ class GRABLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
 
-    def forward(
-        self, x_CD: Tensor, x_ND: Tensor, channel: Channel, last: bool, profile: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The next tokens of events and of impressions; of the last layer only the latter are read, and made.
+    def encode(self, x_CD: Tensor, action_C: Tensor, seen: Ranges | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of the events, [C, H, E], and their next tokens; seen: None in the last layer.
+
+        Nobody reads the next tokens there, so they are the old ones.
+        """
+        k, v = self._keys(x_CD, action_C)
+        return k, v, x_CD if seen is None else self._block(x_CD, self._attend(x_CD, k, v, seen))
+
+    def score(
+        self, x_ND: Tensor, k: Tensor, v: Tensor, seen: Ranges, profile: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """The next tokens of the impressions, against keys and values of events and their own.
 
         profile: each impression's keys and values from `profile_keys`, [N, P, H, E].
         """
-        k, v = self._keys(x_CD, channel.action_C)
         own_k, own_v = self._keys(x_ND, None)
         if profile is not None:
             own_k = torch.cat([own_k.unsqueeze(1), profile[0]], dim=1)
             own_v = torch.cat([own_v.unsqueeze(1), profile[1]], dim=1)
-        x_ND = self._block(x_ND, self._attend(x_ND, k, v, channel.candidates, own_k, own_v))
-        if not last and channel.history is not None:
-            x_CD = self._block(x_CD, self._attend(x_CD, k, v, channel.history))
-        return x_CD, x_ND
+        return self._block(x_ND, self._attend(x_ND, k, v, seen, own_k, own_v))
 
     def profile_keys(self, x_UPD: Tensor, user_N: Tensor, last: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Keys and values of profile tokens for impressions of these users, [N, P, H, E] each, and the next tokens.

@@ -67,20 +67,20 @@ class Tokenizer(nn.Module):
             self.full_context = nn.Linear(self.context.width, self.first, bias=False) if self.context.width else None
             self.full = GateMLP(config.width, config.width)
 
-    def forward(self, embedded: Embedded, batch: Batch) -> tuple[Tensor, Tensor]:
-        item_MI = join(self.item, embedded.items, batch.items, batch.item.shape[0])
+    def partial_tokens(self, embedded: Embedded, batch: Batch) -> Tensor:
+        """[T, D], one per event; its full view with the action where keys are full."""
+        item_MI = self._items(embedded, batch)
         if self.views is Views.FULL:
-            item_MW = self.full_item(item_MI)
-            return self._full_events(item_MW, embedded, batch), self._full_targets(item_MW, embedded, batch)
-        item_MW = self.partial_item(item_MI)
-        events = self.events(item_MW, embedded, batch)
-        partial_TD = gather(self.partial(events.distinct_KD), events.row_T)
-        if self.views is Views.PARTIAL:
-            return partial_TD, self.partial(self.events.of_impressions(item_MW, embedded, batch))
-        return partial_TD, self._full_targets(self.full_item(item_MI), embedded, batch)
+            return self._full_events(self.full_item(item_MI), embedded, batch)
+        events = self.events(self.partial_item(item_MI), embedded, batch)
+        return gather(self.partial(events.distinct_KD), events.row_T)
 
-    def _full_targets(self, item_MW: Tensor, embedded: Embedded, batch: Batch) -> Tensor:
-        first_NW = gather(item_MW, batch.impression_item)
+    def full_tokens(self, embedded: Embedded, batch: Batch) -> Tensor:
+        """[N, D], one per impression; its partial view without an action where queries are partial."""
+        item_MI = self._items(embedded, batch)
+        if self.views is Views.PARTIAL:
+            return self.partial(self.events.of_impressions(self.partial_item(item_MI), embedded, batch))
+        first_NW = gather(self.full_item(item_MI), batch.impression_item)
         if self.full_context is not None and self.context is not None:
             first_NW = first_NW + self.full_context(self.context(embedded, batch))
         return self.full(first_NW)
@@ -90,6 +90,9 @@ class Tokenizer(nn.Module):
         if self.full_context is not None and self.context is not None:
             first_TW = first_TW + self.full_context(self.context.of_events(embedded, batch))
         return self.full(first_TW)
+
+    def _items(self, embedded: Embedded, batch: Batch) -> Tensor:
+        return join(self.item, embedded.items, batch.items, batch.item.shape[0])
 
     def axes(self) -> dict[str, Axes]:
         items = [name for name in ("partial_item", "full_item") if hasattr(self, name)]

@@ -14,13 +14,14 @@ from ctr_rec.errors import ConfigError
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.mlp import MLP
-from ctr_rec.layers.packed import by_visible_end
-from ctr_rec.models.grab.channels import Channel, make_channel
+from ctr_rec.layers.packed import Ranges, by_visible_end
+from ctr_rec.models.grab.channels import Channel, Sight
 from ctr_rec.models.grab.config import GRABSettings, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.profile import ProfileTokens
 from ctr_rec.models.grab.tokenizer import Tokenizer
-from ctr_rec.models.tower import Tower
+from ctr_rec.models.state import ChannelState, HistoryState
+from ctr_rec.models.tower import SplitTower
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -31,14 +32,14 @@ class GRABConfig(GRABSettings):
         return GRABTower(spec, self)
 
 
-class GRABTower(Tower):
+class GRABTower(SplitTower):
     """[N, out_width]: the channels' last target vectors side by side, through the MLP where there is one."""
 
     def __init__(self, spec: SparseSpec, config: GRABSettings) -> None:
         super().__init__()
         _check_actions(config, spec.num_actions)
         self.config = config
-        self.ticks_per_second = spec.ticks_per_second
+        self.sights = {name: Sight(b, config, spec.ticks_per_second) for name, b in config.channels.items()}
         self.tokenizer = Tokenizer(spec, config)
         self.profile = ProfileTokens(spec, config) if config.profile_tokens else None
         self.dropout = nn.Dropout(config.dropout)
@@ -56,35 +57,64 @@ class GRABTower(Tower):
         self.mlp = MLP(config.width * count, config.mlp) if config.mlp is not None else None
         self.out_width = config.width * count if self.mlp is None else self.mlp.out_width
 
-    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
-        partial_TD, full_ND = self.tokenizer(embedded, batch)
-        partial_TD, full_ND = self.dropout(partial_TD), self.dropout(full_ND)
+    @property
+    def looks_back(self) -> int:
+        return self.config.span
+
+    def encode_history(self, embedded: Embedded, batch: Batch) -> HistoryState:
+        x_TD = self.dropout(self.tokenizer.partial_tokens(embedded, batch))
+        return HistoryState.of(batch, {name: self._encode(name, x_TD, batch) for name in self.stacks})
+
+    def _encode(self, name: str, x_TD: Tensor, batch: Batch) -> ChannelState:
+        channel = self.sights[name].channel(batch)
+        x_CD = channel.rows(x_TD)
+        keys, values = [], []
+        layers = self._layers(name)
+        for depth, layer in enumerate(layers, 1):
+            k, v, x_CD = layer.encode(x_CD, channel.action_C, channel.seen if depth < len(layers) else None)
+            keys.append(k)
+            values.append(v)
+        return ChannelState(channel.event_C, tuple(keys), tuple(values))
+
+    def score(self, state: HistoryState, embedded: Embedded, batch: Batch) -> Tensor:
+        full_ND = self.dropout(self.tokenizer.full_tokens(embedded, batch))
         order_N = by_visible_end(batch)
-        channels = [
-            make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
-            for behaviours in self.config.channels.values()
-        ]
         profile_UPD = None if self.profile is None else self.dropout(self.profile(embedded, batch))
-        user_N = batch.impression_user[order_N]
-        state_ND = self._run(partial_TD, full_ND[order_N], channels, profile_UPD, user_N)[order_N.argsort()]
+        state_ND = self._score(state, full_ND[order_N], batch, order_N, profile_UPD)[order_N.argsort()]
         return state_ND if self.mlp is None else self.mlp(state_ND)
 
-    def _run(
-        self, partial_TD: Tensor, full_ND: Tensor, channels: list[Channel], profile_UPD: Tensor | None, user_N: Tensor
+    def _score(
+        self, state: HistoryState, full_ND: Tensor, batch: Batch, order_N: Tensor, profile_UPD: Tensor | None
     ) -> Tensor:
-        histories = [channel.rows(partial_TD) for channel in channels]
-        profiles = [profile_UPD for _ in channels]
+        channels = [(self._layers(name), state.channels[name]) for name in self.stacks]
+        seen = [self.sights[name].candidates(state.channels[name].event_C, batch, order_N) for name in self.stacks]
+        profiles = [self._profile_keys(layers, profile_UPD, batch.impression_user[order_N]) for layers, _ in channels]
         targets = [full_ND for _ in channels]
         for depth in range(self.config.layers):
             if len(self.mixes):
                 targets = self.mixes[depth](targets)
-            last = depth == self.config.layers - 1
-            for number, (stack, channel) in enumerate(zip(self.stacks.values(), channels, strict=True)):
-                layer, keys = _layer(stack, depth), None
-                if (x_UPD := profiles[number]) is not None:
-                    keys, profiles[number] = layer.profile_keys(x_UPD, user_N, last)
-                histories[number], targets[number] = layer(histories[number], targets[number], channel, last, keys)
+            targets = [
+                layers[depth].score(x_ND, held.keys[depth], held.values[depth], ranges, profile[depth])
+                for x_ND, (layers, held), ranges, profile in zip(targets, channels, seen, profiles, strict=True)
+            ]
         return torch.cat(targets, dim=-1)
+
+    def _profile_keys(
+        self, layers: list[GRABLayer], x_UPD: Tensor | None, user_N: Tensor
+    ) -> list[tuple[Tensor, Tensor] | None]:
+        """Of each layer of a channel: keys and values of every impression's profile tokens, None without any."""
+        if x_UPD is None:
+            return [None for _ in layers]
+        found: list[tuple[Tensor, Tensor] | None] = []
+        for depth, layer in enumerate(layers, 1):
+            keys, x_UPD = layer.profile_keys(x_UPD, user_N, last=depth == len(layers))
+            found.append(keys)
+        return found
+
+    def _layers(self, name: str) -> list[GRABLayer]:
+        stack = self.stacks[name]
+        assert isinstance(stack, nn.ModuleList)
+        return [layer for layer in stack if isinstance(layer, GRABLayer)]
 
     def axes(self) -> dict[str, Axes]:
         return within("tokenizer", self.tokenizer.axes())
@@ -93,9 +123,10 @@ class GRABTower(Tower):
         """From true visible pairs: keys, values, queries, bias scores per query, feed-forward, mixing, tokenizer."""
         order_N = by_visible_end(batch)
         total = self.tokenizer.flops(batch)
-        for behaviours in self.config.channels.values():
-            channel = make_channel(behaviours, self.config, batch, order_N, self.ticks_per_second)
-            total += self._channel_flops(channel, behaviours.window) + self._profile_flops(batch)
+        for sight in self.sights.values():
+            channel = sight.channel(batch)
+            candidates = sight.candidates(channel.event_C, batch, order_N)
+            total += self._channel_flops(channel, candidates, sight.behaviours.window) + self._profile_flops(batch)
         total += self.profile.flops(batch.num_users) if self.profile is not None else 0
         count, width = len(self.config.channels), self.config.width
         if len(self.mixes):
@@ -103,18 +134,18 @@ class GRABTower(Tower):
             total += len(self.mixes) * count * 2 * batch.num_impressions * gate
         return total + (self.mlp.flops(batch.num_impressions) if self.mlp is not None else 0)
 
-    def _channel_flops(self, channel: Channel, window: int) -> int:
+    def _channel_flops(self, channel: Channel, candidates: Ranges, window: int) -> int:
         config, events = self.config, channel.action_C.shape[0]
-        impressions = channel.candidates.lo.shape[0]
+        impressions = candidates.lo.shape[0]
         inner = config.heads * config.head_width
         key_value = self._key_value_flops()
         codes = (window + 1 if config.use_position else 0) + (config.ages if config.use_time else 0)
         per_query = 2 * (2 * config.width * inner + inner * codes + 2 * config.width * config.ffn)
         per_pair = 2 * 2 * inner
-        seen_N = int((channel.candidates.hi - channel.candidates.lo).sum()) + impressions
+        seen_N = int((candidates.hi - candidates.lo).sum()) + impressions
         total = config.layers * ((events + impressions) * key_value + impressions * per_query + seen_N * per_pair)
-        if channel.history is not None:
-            seen_C = int((channel.history.hi - channel.history.lo).sum())
+        if channel.seen is not None:
+            seen_C = int((channel.seen.hi - channel.seen.lo).sum())
             total += (config.layers - 1) * (events * per_query + seen_C * per_pair)
         return total
 

@@ -7,11 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.embedding import Embedded
 from ctr_rec.models.grab.config import ActionRole, Views
 from ctr_rec.models.grab.tokenizer import GateMLP, Tokenizer
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import Filling
 from tests.models.streams import SPEC, look_up, make_batch, random_log
+
+
+def _tokens(tokenizer: Tokenizer, embedded: Embedded, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    return tokenizer.partial_tokens(embedded, batch), tokenizer.full_tokens(embedded, batch)
 
 
 def test_a_token_is_mlp_times_gate() -> None:
@@ -29,9 +35,9 @@ def test_the_action_is_in_events_where_its_role_says_and_never_in_candidates(rol
     batch = make_batch(random_log(seed=1), Filling.PACKED)
     tokenizer = Tokenizer(SPEC, GRABConfig(width=6, action=role, views=views)).double().eval()
     embedded = look_up(batch)
-    partial, full = tokenizer(embedded, batch)
+    partial, full = _tokens(tokenizer, embedded, batch)
     flipped = replace(batch, event_action=(batch.event_action + 1) % SPEC.num_actions)
-    moved, same = tokenizer(embedded, flipped)
+    moved, same = _tokens(tokenizer, embedded, flipped)
     says = role in (ActionRole.TOKEN, ActionRole.BOTH)
     assert ((partial != moved).any(-1)).all() == says
     assert torch.equal(full, same)
@@ -41,9 +47,9 @@ def test_static_fields_are_in_full_tokens_alone() -> None:
     batch = make_batch(random_log(seed=1), Filling.PACKED)
     tokenizer = Tokenizer(SPEC, GRABConfig(width=6)).double().eval()
     embedded = look_up(batch)
-    partial, full = tokenizer(embedded, batch)
+    partial, full = _tokens(tokenizer, embedded, batch)
     others = replace(embedded, users={name: value + 1 for name, value in embedded.users.items()})
-    partial_after, full_after = tokenizer(others, batch)
+    partial_after, full_after = _tokens(tokenizer, others, batch)
     assert torch.equal(partial, partial_after)
     assert (full != full_after).any(-1).all()
     assert (partial.shape, full.shape) == ((batch.num_events, 6), (batch.num_impressions, 6))
@@ -57,7 +63,7 @@ def test_partial_only_asks_with_what_a_history_token_has_without_its_action() ->
     assert tokenizer.events.action is not None
     torch.nn.init.zeros_(tokenizer.events.action.weight)
     unknown = replace(batch, events=replace(batch.events, numbers={"dwell": 0 * batch.events.numbers["dwell"]}))
-    partial, query = tokenizer(look_up(batch), unknown)
+    partial, query = _tokens(tokenizer, look_up(batch), unknown)
     own = batch.impression_event
     assert (own >= 0).all()
     torch.testing.assert_close(query, partial[own], rtol=0, atol=1e-12)
@@ -70,7 +76,7 @@ def test_partial_only_reads_no_static_field() -> None:
     numbers = {name: value + 1 for name, value in batch.impressions.numbers.items()}
     others = replace(batch, impressions=replace(batch.impressions, numbers=numbers), event_time=batch.event_time + 9999)
     profiles = replace(embedded, users={name: value + 1 for name, value in embedded.users.items()})
-    for before, after in zip(tokenizer(embedded, batch), tokenizer(profiles, others), strict=True):
+    for before, after in zip(_tokens(tokenizer, embedded, batch), _tokens(tokenizer, profiles, others), strict=True):
         assert torch.equal(before, after)
 
 
@@ -92,13 +98,13 @@ def test_full_only_makes_keys_from_all_that_a_query_holds_and_a_batch_knows_of_e
         impression_time=batch.event_time[own],
     )
     embedded = look_up(batch)
-    keys, queries = tokenizer(embedded, bare)
+    keys, queries = _tokens(tokenizer, embedded, bare)
     torch.testing.assert_close(queries, keys[own], rtol=0, atol=1e-12)
     profiles = replace(embedded, users={name: value + 1 for name, value in embedded.users.items()})
-    assert (tokenizer(profiles, bare)[0] != keys).any(-1).all()
+    assert (_tokens(tokenizer, profiles, bare)[0] != keys).any(-1).all()
     hour_later = replace(bare, event_time=bare.event_time + 3600)
-    assert (tokenizer(embedded, hour_later)[0] != keys).any(-1).all()
-    later = tokenizer(embedded, replace(bare, events=batch.events))[0]
+    assert (_tokens(tokenizer, embedded, hour_later)[0] != keys).any(-1).all()
+    later = _tokens(tokenizer, embedded, replace(bare, events=batch.events))[0]
     assert (later != keys).any(-1).all()
 
 
