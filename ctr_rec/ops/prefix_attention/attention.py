@@ -6,6 +6,7 @@ keys, V width of values.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 from ctr_rec.errors import ConfigError
 from ctr_rec.ops.prefix_attention.bias import Bias, QueryBias, RelativeBias
 from ctr_rec.ops.prefix_attention.blocked import blocked_prefix_attention
-from ctr_rec.ops.prefix_attention.plan import BlockPlan, plan_blocks
+from ctr_rec.ops.prefix_attention.choose import BACKENDS, Backend, choose
+from ctr_rec.ops.prefix_attention.fbgemm import fbgemm_prefix_attention
+from ctr_rec.ops.prefix_attention.flex import flex_prefix_attention
+from ctr_rec.ops.prefix_attention.pairs import Pairs, pairs_of
+from ctr_rec.ops.prefix_attention.plan import BlockPlan
 from ctr_rec.ops.prefix_attention.reference import reference_prefix_attention
 
 Kind = Literal["silu", "softmax"]
 Norm = Literal["constant", "visible_count"]
-Backend = Literal["reference", "blocked"]
 
 
 def prefix_attention(
@@ -36,8 +40,8 @@ def prefix_attention(
     scale: float = 1.0,
     norm: Norm = "constant",
     norm_constant: float = 1.0,
-    plan: BlockPlan | None = None,
-    backend: Backend | None = None,
+    plan: Pairs | BlockPlan | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Attend from each query to the keys lo:hi of a packed stream, and from the last C queries to own keys too.
 
@@ -53,30 +57,25 @@ def prefix_attention(
     kind "softmax": scaled dot-product attention; norm and norm_constant belong to "silu" and are not read.
     A query that sees nothing gets 0.
 
-    plan: made once per batch by plan_blocks from the same lo_Q, hi_Q, times and table sizes; else it is made here.
-    backend: None takes the fastest for the device: "blocked" everywhere, since its block sizes follow the device.
+    plan: the `Pairs` of the same lo_Q, hi_Q, times and table sizes, made once per batch, or a BlockPlan of the blocked
+    backend alone; else it is made here. backend: "auto" is the fastest for device and kind, see choose.py.
 
-    Returns [Q, H, V] in the dtype of v_THV. Raises ConfigError for an unknown kind, norm or backend and ValueError for
-    shapes, ranges or a plan that do not belong together.
+    Returns [Q, H, V] in the dtype of v_THV. Raises ConfigError for an unknown kind, norm or backend and for a backend
+    that cannot compute the call, ValueError for shapes, ranges or a plan that do not belong together.
     """
     _check_choices(kind, norm, norm_constant, backend)
     _check_shapes(q_QHE, k_THE, v_THV, own_k_CHE, own_v_CHV, bias)
-    own_k_CKHE, own_v_CKHV = (x if x is None or x.dim() == 4 else x.unsqueeze(1) for x in (own_k_CHE, own_v_CHV))
+    own_k_CKHE, own_v_CKHV = _several(own_k_CHE), _several(own_v_CHV)
     if len(lo_Q) != len(q_QHE):
         raise ValueError(f"prefix_attention: q_QHE has {len(q_QHE)} queries, got ranges for: {len(lo_Q)}")
     if plan is None:
-        plan = _plan_for(lo_Q, hi_Q, k_THE.shape[0], bias)
+        plan = pairs_of(lo_Q, hi_Q, k_THE.shape[0], bias)
     else:
         _check_plan(plan, lo_Q, hi_Q, k_THE.shape[0], bias)
-    if backend == "reference":
-        out_QHV = reference_prefix_attention(
-            q_QHE, k_THE, v_THV, lo_Q, hi_Q, own_k_CKHE, own_v_CKHV, bias, kind=kind, scale=scale
-        )
-    else:
-        table = bias.codes() if isinstance(bias, QueryBias) else bias.joint_table() if bias is not None else None
-        out_QHV = blocked_prefix_attention(
-            q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, table, plan, kind=kind, scale=scale
-        )
+    if isinstance(plan, BlockPlan) and backend == "auto":
+        backend = "blocked"
+    backend = choose(backend, kind, q_QHE, v_THV)
+    out_QHV = _attend(q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, bias, plan, kind, scale, backend)
     if kind == "softmax":
         return out_QHV
     if norm == "constant":
@@ -87,27 +86,52 @@ def prefix_attention(
     return out_QHV / count_Q.clamp(min=1).to(out_QHV.dtype)[:, None, None]
 
 
-def _plan_for(lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: Bias | None) -> BlockPlan:
-    if bias is None:
-        return plan_blocks(lo_Q, hi_Q, num_keys)
-    return plan_blocks(
-        lo_Q,
-        hi_Q,
-        num_keys,
-        num_positions=bias.num_positions,
-        num_buckets=bias.num_buckets,
-        query_time_Q=bias.query_time_Q,
-        key_time_T=bias.key_time_T,
-        time_edges_G=bias.time_edges_G,
-        joint=isinstance(bias, RelativeBias),
-    )
+def _attend(
+    q_QHE: Tensor,
+    k_THE: Tensor,
+    v_THV: Tensor,
+    own_k_CKHE: Tensor | None,
+    own_v_CKHV: Tensor | None,
+    bias: Bias | None,
+    plan: Pairs | BlockPlan,
+    kind: Kind,
+    scale: float,
+    backend: Backend,
+) -> Tensor:
+    """The chosen backend's sum, before any division."""
+    if backend == "blocked":
+        table = bias.codes() if isinstance(bias, QueryBias) else bias.joint_table() if bias is not None else None
+        blocks = plan.blocks(joint=not isinstance(bias, QueryBias)) if isinstance(plan, Pairs) else plan
+        return blocked_prefix_attention(
+            q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, table, blocks, kind=kind, scale=scale
+        )
+    if isinstance(plan, BlockPlan):
+        raise ValueError(f"prefix_attention: a BlockPlan is for backend 'blocked', got: {backend!r}; pass its Pairs")
+    if backend == "reference":
+        plan.check()
+        bias = bias if bias is None else _with_times(bias, plan)
+        return reference_prefix_attention(
+            q_QHE, k_THE, v_THV, plan.lo_Q, plan.hi_Q, own_k_CKHE, own_v_CKHV, bias, kind=kind, scale=scale
+        )
+    if backend == "flex":
+        return flex_prefix_attention(q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, bias, plan, scale=scale)
+    return fbgemm_prefix_attention(q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, bias, plan, kind=kind, scale=scale)
 
 
-def _check_choices(kind: str, norm: str, norm_constant: float, backend: str | None) -> None:
+def _with_times(bias: Bias, pairs: Pairs) -> Bias:
+    return replace(bias, query_time_Q=pairs.query_time_Q, key_time_T=pairs.key_time_T, time_edges_G=pairs.time_edges_G)
+
+
+def _several(own: Tensor | None) -> Tensor | None:
+    """Own keys or values with a dimension for the several that a query may have, [C, K, H, ...]."""
+    return own if own is None or own.dim() == 4 else own.unsqueeze(1)
+
+
+def _check_choices(kind: str, norm: str, norm_constant: float, backend: str) -> None:
     for name, value, allowed in (
         ("kind", kind, ("silu", "softmax")),
         ("norm", norm, ("constant", "visible_count")),
-        ("backend", backend, (None, "blocked", "reference")),
+        ("backend", backend, BACKENDS),
     ):
         if value not in allowed:
             raise ConfigError(f"prefix_attention: {name} must be one of {allowed}, got: {value!r}")
@@ -153,7 +177,7 @@ def _check_shapes(
         raise ValueError("prefix_attention: own_k_CHE and own_v_CHV go together, got only one; pass both or neither")
 
 
-def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: Bias | None) -> None:
+def _check_plan(plan: Pairs | BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias: Bias | None) -> None:
     sizes = (num_keys, *((0, 0) if bias is None else (bias.num_positions, bias.num_buckets)))
     planned = (plan.num_keys, plan.num_positions, plan.num_buckets)
     if sizes != planned:
@@ -161,7 +185,7 @@ def _check_plan(plan: BlockPlan, lo_Q: Tensor, hi_Q: Tensor, num_keys: int, bias
             f"prefix_attention: the plan was made for (keys, positions, time buckets) {planned}, got: {sizes}; "
             "make it with plan_blocks from this batch and these tables"
         )
-    if sizes[1:] != (0, 0) and plan.joint != isinstance(bias, RelativeBias):
+    if isinstance(plan, BlockPlan) and sizes[1:] != (0, 0) and plan.joint != isinstance(bias, RelativeBias):
         wanted = "RelativeBias, joint=True" if plan.joint else "QueryBias, joint=False"
         raise ValueError(
             f"prefix_attention: the plan was made for a {wanted}, got: {type(bias).__name__}; make it with "

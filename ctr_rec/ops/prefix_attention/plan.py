@@ -81,7 +81,7 @@ class BlockPlan:
         return x_Q if self.rank_Q is None else _select_rows(x_Q, self.rank_Q)
 
 
-def _check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
+def check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
     if lo_Q.shape != hi_Q.shape or lo_Q.ndim != 1:
         raise ValueError(f"lo_Q and hi_Q must be vectors of one length, got shapes {lo_Q.shape} and {hi_Q.shape}")
     wrong = np.flatnonzero((lo_Q < 0) | (lo_Q > hi_Q) | (hi_Q > num_keys))
@@ -93,7 +93,21 @@ def _check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
         )
 
 
-def _relative_times(query_time_Q: Tensor, key_time_T: Tensor) -> tuple[Tensor, Tensor]:
+def check_times(
+    query_time_Q: Tensor | None, key_time_T: Tensor | None, num_queries: int, num_keys: int
+) -> tuple[Tensor, Tensor]:
+    """Both times. Raises ValueError where one is missing or has another length."""
+    if query_time_Q is None or key_time_T is None:
+        raise ValueError("a time bias needs query_time_Q and key_time_T (int64 seconds), got None; pass both times")
+    if query_time_Q.shape != (num_queries,) or key_time_T.shape != (num_keys,):
+        raise ValueError(
+            f"query_time_Q and key_time_T must have shapes ({num_queries},) and ({num_keys},), "
+            f"got {tuple(query_time_Q.shape)} and {tuple(key_time_T.shape)}"
+        )
+    return query_time_Q, key_time_T
+
+
+def relative_times(query_time_Q: Tensor, key_time_T: Tensor) -> tuple[Tensor, Tensor]:
     """Times as int32 from their common start where their span allows it: half the memory traffic."""
     times = torch.cat([query_time_Q, key_time_T])
     if times.numel() == 0:
@@ -127,16 +141,9 @@ def plan_blocks(
     Raises ValueError when a range is reversed or leaves the keys, or when times are missing or have another length.
     """
     lo, hi = lo_Q.detach().cpu().numpy(), hi_Q.detach().cpu().numpy()
-    _check_ranges(lo, hi, num_keys)
+    check_ranges(lo, hi, num_keys)
     if num_buckets:
-        if query_time_Q is None or key_time_T is None:
-            raise ValueError("a time bias needs query_time_Q and key_time_T (int64 seconds), got None; pass both times")
-        if query_time_Q.shape != lo_Q.shape or key_time_T.shape != (num_keys,):
-            raise ValueError(
-                f"query_time_Q and key_time_T must have shapes ({len(lo)},) and ({num_keys},), "
-                f"got {tuple(query_time_Q.shape)} and {tuple(key_time_T.shape)}"
-            )
-        query_time_Q, key_time_T = _relative_times(query_time_Q, key_time_T)
+        query_time_Q, key_time_T = relative_times(*check_times(query_time_Q, key_time_T, len(lo), num_keys))
     else:
         query_time_Q = key_time_T = None
     order = np.argsort(hi, kind="stable")
