@@ -2,12 +2,13 @@
 
     ctr-rec prepare data/synthetic --raw data/synthetic/long.json --out logs/synthetic_long
     python -m launch.cards.length_curves --card launch/records/NAME
-    python -m launch.cards.length_curves --log default --run grab=runs/a-1 --run grab=runs/a-2 --card launch/records/NAME
+    python -m launch.cards.length_curves --log default --run grab=runs/a --run grab=runs/b --card launch/records/NAME
 
 The first trains what is not trained yet, below runs/card_length_curves; the second takes finished runs, one --run each.
 Models are trained on whole histories and cut when they score; with --retrain also trained with the cut they score with.
 A run scores its split once whole and once for every length; each scoring of the test range is counted in its folder.
-Stopped anywhere, the same command goes on.
+Stopped anywhere, the same command goes on. Trials with --set belong under a --root of their own: what lies below the
+root counts as trained, whatever its settings.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Entry:
         return json.loads((self.folder / "metrics" / f"{name}.json").read_text())["metrics"]
 
 
-def trained(log: str, model: str, seed: int, length: int | None, split: str, sets: dict[str, str]) -> Trained:
+def trained(
+    root: Path, log: str, model: str, seed: int, length: int | None, split: str, sets: dict[str, str]
+) -> Trained:
     """A run of the card; length: of the histories it is trained with, None for whole ones."""
     recipe = (
         f"launch/recipes/synthetic.py:{model}_long" if log == "synthetic" else f"launch/recipes/movielens.py:{model}"
@@ -68,11 +71,11 @@ def trained(log: str, model: str, seed: int, length: int | None, split: str, set
     elif length is not None:
         settings["data.batches.history"] = str(length)
     name = f"{model}-{seed}" if length is None else f"{model}-{length}-{seed}"
-    return Trained(ROOT / log / name, recipe, settings, scored=(split,))
+    return Trained(root / log / name, recipe, settings, scored=(split,))
 
 
 def own_entries(
-    logs: Sequence[str], models: Sequence[str], retrain: bool, split: str, sets: dict[str, str]
+    root: Path, logs: Sequence[str], models: Sequence[str], retrain: bool, split: str, sets: dict[str, str]
 ) -> tuple[list[Trained], list[Entry]]:
     """What the card trains itself, and the curves that come of it."""
     jobs, entries = [], []
@@ -80,7 +83,7 @@ def own_entries(
         for model in models:
             for length in (None, *TRAINED_AT) if retrain else (None,):
                 for seed in SEEDS:
-                    job = trained(log, model, seed, length, split, sets)
+                    job = trained(root, log, model, seed, length, split, sets)
                     jobs.append(job)
                     lengths = (*LENGTHS, None) if length is None else (length,)
                     entries.append(Entry(log, model, AT_TEST if length is None else RETRAINED, job.folder, lengths))
@@ -157,6 +160,9 @@ def write_card(entries: Sequence[Entry], split: str, folder: Path) -> None:
 )
 @click.option("--retrain", is_flag=True, help=f"Also train with the cut, for the lengths {TRAINED_AT}.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Setting of every run that the card trains.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), default=ROOT, show_default=True, help="Of the card's own runs."
+)
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
 @click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
 def main(
@@ -165,6 +171,7 @@ def main(
     named: tuple[str, ...],
     retrain: bool,
     sets: tuple[str, ...],
+    root: Path,
     split: str,
     card: Path,
 ) -> None:
@@ -178,7 +185,7 @@ def main(
         entries = named_entries(logs[0], named)
         jobs = [Trained(entry.folder, "", scored=(split,)) for entry in entries]
     else:
-        jobs, entries = own_entries(logs, models, retrain, split, dict(text.split("=", 1) for text in sets))
+        jobs, entries = own_entries(root, logs, models, retrain, split, dict(text.split("=", 1) for text in sets))
     run_all(jobs)
     run_all([Cut(entry.folder, split, LENGTHS) for entry in entries if entry.arm == AT_TEST])
     write_card(entries, split, card)

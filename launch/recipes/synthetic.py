@@ -23,15 +23,20 @@ from ctr_rec.sharding.tables import TableOptimizer
 from ctr_rec.train.optimizers import DenseOptimizer, Schedule
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
-LOG = "logs/synthetic"
+LOG, LONG = "logs/synthetic", "logs/synthetic_long"
 
 
-def _run(name: str, tower: TowerConfig, channels: dict[str, Channel]) -> Run:
-    packed = tower.filling is Filling.PACKED
-    batches = Packed(tokens=8192, context=512) if packed else Pointwise(impressions=2048)
+def _run(
+    name: str,
+    tower: TowerConfig,
+    channels: dict[str, Channel],
+    log: str = LOG,
+    packed: Packed = Packed(tokens=8192, context=512),
+) -> Run:
+    batches = packed if tower.filling is Filling.PACKED else Pointwise(impressions=2048)
     return Run(
         name=name,
-        data=DataConfig(log=LOG, label="clicked", batches=batches, channels=channels),
+        data=DataConfig(log=log, label="clicked", batches=batches, channels=channels),
         tower=tower,
         embedding=EmbeddingSettings(dim=8, init_std=0.1),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
@@ -72,14 +77,9 @@ def hstu() -> Run:
     return _run("hstu", HSTUConfig(), {})
 
 
-LONG = "logs/synthetic_long"
-
-
 def _long(name: str, tower: TowerConfig, channels: dict[str, Channel]) -> Run:
     """On the log whose best predictor needs old events; every tower may look back over 1,024 of them."""
-    run = _run(name, tower, channels)
-    batches = Packed(tokens=16384, context=2048) if tower.filling is Filling.PACKED else Pointwise(impressions=2048)
-    return run.model_copy(update={"data": run.data.model_copy(update={"log": LONG, "batches": batches})})
+    return _run(name, tower, channels, LONG, Packed(tokens=16384, context=2048))
 
 
 def din_long() -> Run:
