@@ -24,6 +24,7 @@ from ctr_rec.train.optimizers import DenseOptimizer, Schedule
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 LOG, LONG = "logs/synthetic", "logs/synthetic_long"
+SHORT = Packed(tokens=8192, context=512)
 
 
 def _run(
@@ -31,7 +32,7 @@ def _run(
     tower: TowerConfig,
     channels: dict[str, Channel],
     log: str = LOG,
-    packed: Packed = Packed(tokens=8192, context=512),
+    packed: Packed = SHORT,
 ) -> Run:
     batches = packed if tower.filling is Filling.PACKED else Pointwise(impressions=2048)
     return Run(
