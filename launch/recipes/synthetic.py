@@ -79,8 +79,12 @@ def hstu() -> Run:
 
 
 def _long(name: str, tower: TowerConfig, channels: dict[str, Channel]) -> Run:
-    """On the log whose best predictor needs old events; every tower may look back over 1,024 of them."""
-    return _run(name, tower, channels, LONG, Packed(tokens=16384, context=2048))
+    """On the log whose best predictor needs old events; every tower may look back over 1,024 of them.
+
+    Packed towers have one layer: what is planted is a weighted mean, and a second layer would cost the square of the
+    length for every impression that is scored alone.
+    """
+    return _run(name, tower, channels, LONG, Packed(tokens=16384, context=1024))
 
 
 def din_long() -> Run:
@@ -89,11 +93,11 @@ def din_long() -> Run:
 
 
 def hstu_long() -> Run:
-    """Two layers over a window of 1,024 events."""
-    return _long("hstu_long", HSTUConfig(window=1024), {})
+    """One layer over a window of 1,024 events."""
+    return _long("hstu_long", HSTUConfig(layers=1, window=1024), {})
 
 
 def grab_long() -> Run:
     """GRAB over 1,024 events, a channel for all and one for what the user followed, clicked and liked."""
     channels = {"all": Behaviours(window=1024), "taken": Behaviours(actions=(CLICK, LIKE, FOLLOW), window=1024)}
-    return _long("grab_long", GRABConfig(span=1024, channels=channels), {})
+    return _long("grab_long", GRABConfig(layers=1, span=1024, channels=channels), {})
