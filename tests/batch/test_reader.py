@@ -132,8 +132,7 @@ def test_visible_ends_are_what_a_naive_loop_finds(log: Log, late_log: Log, batch
                 assert stored[own] == truth.event["dwell"]
                 assert own >= end
             else:
-                among = got if isinstance(batches, Alone) else stored.tolist()
-                assert truth.event["dwell"] not in among
+                assert truth.event["dwell"] not in (got if isinstance(batches, Alone) else stored.tolist())
 
 
 @EACH

@@ -38,9 +38,12 @@ def test_packed_users_are_scored_one_impression_at_a_time() -> None:
     data = DataConfig(log="log", label="liked", batches=Packed(tokens=1024, context=100))
     run = Run(name="packed", data=data, tower=HSTUConfig(layers=2, window=50))
     assert cut_run(run, 8).data.batches == Alone(impressions=4096, history=8, tokens=TOKENS)
-    # Two layers of 50 reach 100 events back: the older ones have no path to the score.
-    assert cut_run(run, 1024).data.batches == Alone(impressions=4096, history=100, tokens=TOKENS)
-    far = run.model_copy(update={"tower": HSTUConfig(layers=2, window=TOKENS)})
+    # Two layers of 50 reach 100 events back: a longer cut takes nothing away (tests/flow/test_alone.py).
+    assert cut_run(run, 100).data.batches == run.data.batches
+    assert cut_run(run, 99).data.batches == Alone(impressions=4096, history=99, tokens=TOKENS)
+    alone = run.model_copy(update={"data": data.model_copy(update={"batches": Alone(history=4)})})
+    assert cut_run(alone, 1024).data.batches == Alone(impressions=4096, history=1024, tokens=TOKENS)
+    far = run.model_copy(update={"tower": HSTUConfig(layers=2, window=2 * TOKENS)})
     assert cut_run(far, TOKENS).data.batches == Alone(impressions=4096, history=TOKENS, tokens=TOKENS + 1)
 
 
