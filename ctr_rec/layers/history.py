@@ -57,7 +57,7 @@ class EventEncoder(nn.Module):
         if self.project is None:
             return self._from_item_and_action(item_MD, batch)
         fields = join(self.features, embedded.events, batch.events, batch.num_events)
-        x_TD = gather(item_MD, batch.event_item) + self.project(fields)
+        x_TD = gather(item_MD, batch.event_item) + self.project(fields.to(self.project.weight.dtype))
         if self.action is not None:
             x_TD = x_TD + gather(self.action.weight, batch.event_action)
         return EventVectors(x_TD, torch.arange(batch.num_events, device=x_TD.device))
@@ -72,7 +72,7 @@ class EventEncoder(nn.Module):
         maps = self.project.weight.split(widths, dim=1)
         known = [part for f, part in zip(self.features, maps, strict=True) if f.known is Known.REQUEST]
         fields = join(request, embedded.impressions, batch.impressions, batch.num_impressions)
-        return x_ND + functional.linear(fields, torch.cat(known, dim=1))
+        return x_ND + functional.linear(fields.to(x_ND.dtype), torch.cat(known, dim=1))
 
     def _from_item_and_action(self, item_MD: Tensor, batch: Batch) -> EventVectors:
         if self.action is None:

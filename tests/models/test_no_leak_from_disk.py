@@ -18,7 +18,7 @@ from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.config import Behaviours, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, TowerConfig
@@ -39,6 +39,19 @@ CASES: dict[str, TowerConfig] = {
         ffn=8,
         span=8,
         channels={"all": Behaviours(window=6), "liked": Behaviours(actions=(1,), window=4, seconds=600)},
+    ),
+    "grab_partial_only": GRABConfig(
+        width=8, heads=2, head_width=4, ffn=8, span=8, views=Views.PARTIAL, channels={"all": Behaviours(window=8)}
+    ),
+    "grab_full_only_profile_tokens": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=4,
+        ffn=8,
+        span=8,
+        views=Views.FULL,
+        profile_tokens=True,
+        channels={"all": Behaviours(window=8)},
     ),
 }
 ALONE = {"hstu": Alone(impressions=7), "grab": Alone(impressions=16, history=5, tokens=60), "din": Pointwise(history=3)}

@@ -49,8 +49,9 @@ class ProfileTokens(nn.Module):
         self.gated = GateMLP(config.width, config.width)
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        dtype = self.gated.out.weight.dtype
+        fields = [join((f,), embedded.users, batch.users, batch.num_users).to(dtype) for f in self.features]
         maps = self.first.values()
-        fields = [join((f,), embedded.users, batch.users, batch.num_users) for f in self.features]
         return self.gated(torch.stack([one(x_UF) for one, x_UF in zip(maps, fields, strict=True)], dim=1))
 
     def flops(self, users: int) -> int:
