@@ -36,7 +36,8 @@ class Rows:
     shift_q: int64, where in a query's scores the block's first key would stand; negative when before them. It falls
         from row to row, as the queries stand in the order of hi, which `QueryRuns` relies on.
     start_r, length_r: int64, the runs over the pairs of the block, row by row. code_r: query * (B + 1) + bucket, or B
-        where the keys are hidden; int64.
+        where the keys are hidden; int64, the queries counted from the first of all blocks.
+    runs: where these runs stand among those of all blocks.
     """
 
     width: int
@@ -44,6 +45,7 @@ class Rows:
     start_r: Int64
     length_r: Int64
     code_r: Tensor
+    runs: slice
     first_shift: int
     _places: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict, repr=False)
 
@@ -66,7 +68,7 @@ def block_rows(
     num_buckets: int,
 ) -> Iterator[Rows]:
     """Rows of each block; ranges and times in the plan's order. num_buckets: 1 without times."""
-    seen_Q = hi_Q - lo_Q
+    seen_Q, first_run = hi_Q - lo_Q, 0
     for block in blocks:
         queries, num_keys = slice(block.start, block.stop), block.num_keys
         # From the block's first key on. A query that sees nothing may stand outside the span.
@@ -79,17 +81,19 @@ def block_rows(
             seconds_qk = query_time_Q[queries, None] - key_time_T[block.key_start : block.key_stop]
             bucket_qk = time_bucket(seconds_qk, num_buckets, time_edges_G)
             code_qk = torch.maximum(bucket_qk, code_qk)
-        yield _rows(code_qk, width, width - hi_q1.squeeze(1), num_buckets)
+        rows = _rows(code_qk, width, width - hi_q1.squeeze(1), block.start * (num_buckets + 1), num_buckets, first_run)
+        first_run = rows.runs.stop
+        yield rows
 
 
-def _rows(code_qk: Tensor, width: int, shift_q: Tensor, num_buckets: int) -> Rows:
+def _rows(code_qk: Tensor, width: int, shift_q: Tensor, first_code: int, num_buckets: int, first_run: int) -> Rows:
     codes = code_qk.numpy()
     changes = np.ones(codes.shape, dtype=np.bool_)
     np.not_equal(codes[:, 1:], codes[:, :-1], out=changes[:, 1:])
     start_r = np.flatnonzero(changes)
     length_r = np.diff(start_r, append=codes.size)
     row_r = start_r // max(codes.shape[1], 1)
-    code_r = codes.reshape(-1)[start_r] + row_r * (num_buckets + 1)
+    code_r = codes.reshape(-1)[start_r] + (row_r * (num_buckets + 1) + first_code)
     return Rows(
         width=width,
         shift_q=shift_q,
@@ -97,4 +101,5 @@ def _rows(code_qk: Tensor, width: int, shift_q: Tensor, num_buckets: int) -> Row
         start_r=start_r,
         length_r=length_r,
         code_r=torch.from_numpy(code_r),
+        runs=slice(first_run, first_run + len(start_r)),
     )
