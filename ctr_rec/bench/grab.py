@@ -34,7 +34,7 @@ from ctr_rec.train.step import Stepper
 # Users and events of the log that stands in where none is given: 165 events of history each, as in MovieLens-1M.
 SYNTHETIC = (6040, 1_000_000)
 TOKENS = 16384
-CHUNK, CHUNKS = 16, 8
+CHUNK, CHUNKS, READ = 16, 8, 16
 SAME = 1e-4
 
 
@@ -46,9 +46,7 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
     with _log(log) as folder, open_group("cpu") as group:
         run_ = grab_run(folder)
         spec = sparse_spec(load_manifest(folder), run_.embedding)
-        started = time.perf_counter()
-        batches = list(islice(Reader(run_.data, spec, "train", 0).batches(0), 2))
-        read = (time.perf_counter() - started) / len(batches)
+        batches, read = _read(run_, spec)
         parallel = parallelize(Ranker(spec, run_.tower), spec.tables, run_.sharding, group, 0)
         step = Stepper(parallel, run_.dense, group.size, torch.float32)
         batch = batches[-1]
@@ -72,6 +70,15 @@ def grab_run(log: Path) -> Run:
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
         train=TrainConfig(),
     )
+
+
+def _read(run_: Run, spec: SparseSpec) -> tuple[list[Batch], float]:
+    """Some batches, and the seconds that each took after the first."""
+    reader = Reader(run_.data, spec, "train", 0).batches(0)
+    batches = [next(reader)]
+    started = time.perf_counter()
+    batches += islice(reader, READ)
+    return batches, (time.perf_counter() - started) / max(1, len(batches) - 1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from ctr_rec.bench import grab as bench
 from ctr_rec.bench import grab_attention
 from ctr_rec.bench.reader import write_synthetic
 from ctr_rec.bench.record import Record, emit_to
+from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.table import sparse_spec
@@ -54,16 +57,14 @@ def test_the_padded_model_is_the_same_function(tmp_path: Path, small: None) -> N
     """Windows cut what both see, users have many lengths, and a chunk may hold an impression without history."""
     write_synthetic(tmp_path, *bench.SYNTHETIC)
     run = bench.grab_run(tmp_path)
-    config = run.tower.model_copy(
-        update={"channels": {"all": run.tower.channels["all"].model_copy(update={"window": 7})}}
-    )
+    config = GRABConfig(dropout=0.0, channels={"all": Behaviours(window=7)})
     spec = sparse_spec(load_manifest(tmp_path), run.embedding)
     batch = next(iter(Reader(run.data, spec, "train", 0).batches(0)))
     ranker = Ranker(spec, config, front_device="cpu")
-    for layer in ranker.tower.stacks["all"].children():
-        for codes in (layer.position_PE, layer.time_BE, layer.action_AE):
-            torch.nn.init.normal_(codes)
+    for name, parameter in ranker.named_parameters():
+        if name.endswith(("position_PE", "time_BE", "action_AE")):
+            torch.nn.init.normal_(parameter)
     chunks = bench.chosen_copies(batch, config.reach)
     assert bench.logit_difference(ranker, batch, chunks) < 1e-5
-    wrong = [type(c)(c.impression_N, c.event_NL, c.history_end_NL - 1, c.end_N) for c in chunks]
+    wrong = [replace(copies, history_end_NL=copies.history_end_NL - 1) for copies in chunks]
     assert bench.logit_difference(ranker, batch, wrong) > 1e-4

@@ -101,12 +101,12 @@ class _Softmax:
         # A query that sees nothing has -inf as its largest; -inf - -inf would be NaN.
         self.top_HQ = like_HQE.new_full(like_HQE.shape[:2], _LOWEST_TOP)
         self.total_HQ = like_HQE.new_zeros(like_HQE.shape[:2])
+        self.top_blocks, self.total_blocks = (plan.split_rows(x_HQ) for x_HQ in (self.top_HQ, self.total_HQ))
 
-    def exp_(self, block: Block, logit_Hqk: Tensor) -> None:
+    def exp_(self, index: int, logit_Hqk: Tensor) -> None:
         """Turn logits into weights in place, up to their denominators."""
-        rows = slice(block.start, block.stop)
-        top_Hq = self.top_HQ[:, rows].copy_(_row_max(logit_Hqk).clamp_(min=_LOWEST_TOP))
-        torch.sum(logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp2_(), -1, out=self.total_HQ[:, rows])
+        top_Hq = self.top_blocks[index].copy_(_row_max(logit_Hqk).clamp_(min=_LOWEST_TOP))
+        torch.sum(logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp2_(), -1, out=self.total_blocks[index])
 
     def finish_(self, out_HQV: Tensor, own_HQ: Tensor) -> Tensor:
         """Divide by the denominators, the own logits counted in; returns their logs, 0 for who sees nothing: so
@@ -174,7 +174,7 @@ class BlockedAttention(torch.autograd.Function):
             if softmax is None:
                 torch.ops.aten.silu.out(weight_Hqk, out=weight_Hqk)
             else:
-                softmax.exp_(block, weight_Hqk)
+                softmax.exp_(index, weight_Hqk)
             out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HTV.narrow(1, block.key_start, block.num_keys)))
 
         lse_QH = None
