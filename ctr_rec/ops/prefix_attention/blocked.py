@@ -9,6 +9,7 @@ keys, V width of values, N columns or rows of the bias table; q, k and p the que
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,19 +21,42 @@ from ctr_rec.ops.prefix_attention.lookup import lookup
 from ctr_rec.ops.prefix_attention.plan import Block, BlockPlan
 
 # SiLU(x) and its derivative are exactly 0 here, and x * 0 is not NaN as it would be at -inf.
-_HIDDEN_SILU = -1e9
+_HIDDEN_SILU = -1e7
 _HIDDEN_SOFTMAX = float("-inf")
 _LOWEST_TOP = -1e30
+_AMAX_STEP = 64
+_BITS = math.log2(math.e)
 
 
 class _Logits:
-    """Fills one scratch buffer with scale q.k + bias, block after block. q_HQE: scaled."""
+    """Fills one scratch buffer with scale q.k + bias, block after block. subtracted_QH: of all logits of a query.
 
-    def __init__(self, q_HQE: Tensor, k_HTE: Tensor, table: Tensor | None, plan: BlockPlan, kind: str):
-        self.plan, self.num_heads = plan, q_HQE.shape[0]
-        self.bias = lookup(table, plan, q_HQE, _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX)
-        self.q_HQE = q_HQE
-        self.q_blocks = plan.split_rows(q_HQE)
+    q_HQE: scaled once here, queries need no scale in any product nor any gradient but their own.
+    """
+
+    def __init__(
+        self,
+        q_QHE: Tensor,
+        k_THE: Tensor,
+        table: Tensor | None,
+        plan: BlockPlan,
+        kind: str,
+        scale: float,
+        subtracted_QH: Tensor | None = None,
+    ):
+        self.plan, self.num_heads = plan, q_QHE.shape[1]
+        # A softmax's logits are in bits: on CPU exp takes 20 times as long where it underflows, as hidden pairs do, and
+        # exp2 does not. A table of scalars is added to them, codes are multiplied with the queries.
+        self.unit = _BITS if kind == "softmax" else 1.0
+        q_QHE = q_QHE * (scale * self.unit)
+        if subtracted_QH is not None:
+            subtracted_QH = subtracted_QH * self.unit
+        if table is not None and plan.joint:
+            table = table * self.unit
+        wide_HQE, k_HTE = _joined(q_QHE, k_THE, subtracted_QH, plan)
+        self.q_HQE = wide_HQE[..., : q_QHE.shape[2]]
+        self.bias = lookup(table, plan, self.q_HQE, _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX)
+        self.q_blocks, self.wide_blocks = plan.split_rows(self.q_HQE), plan.split_rows(wide_HQE)
         self.k_HET = k_HTE.transpose(1, 2)
         self.buffer = self.scratch()
 
@@ -49,50 +73,70 @@ class _Logits:
         block = self.plan.blocks[index]
         logit_Hqk = self.pairs(self.buffer, block)
         self.bias.fill(index, self.q_blocks[index], logit_Hqk)
-        return logit_Hqk.baddbmm_(self.q_blocks[index], self.k_HET.narrow(2, block.key_start, block.num_keys))
+        return logit_Hqk.baddbmm_(self.wide_blocks[index], self.k_HET.narrow(2, block.key_start, block.num_keys))
 
 
-def _scaled(q_QHE: Tensor, scale: float, plan: BlockPlan) -> Tensor:
-    """Scaled once here, queries need no scale in any product nor any gradient but their own. [H, Q, E]."""
-    return plan.to_plan_order(q_QHE).transpose(0, 1) * scale
+def _joined(a_QHE: Tensor, b_THE: Tensor, subtracted_QH: Tensor | None, plan: BlockPlan) -> tuple[Tensor, Tensor]:
+    """Two sides whose product is a.b - subtracted: one more column costs less than one more pass over all pairs."""
+    if subtracted_QH is not None:
+        a_QHE = torch.cat([a_QHE, -subtracted_QH.unsqueeze(2)], dim=2)
+        b_THE = torch.cat([b_THE, b_THE.new_ones(*b_THE.shape[:2], 1)], dim=2)
+    return plan.to_plan_order(a_QHE).transpose(0, 1), b_THE.transpose(0, 1)
 
 
-def _exp_(logit_Hqk: Tensor, own_Hq: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn logits into softmax weights in place, up to their denominators; returns these and their logs, [H, q].
-
-    The own logit is counted in. A query that sees nothing has denominator 1 and log 0, so that exp(-inf - 0) is 0 again
-    in the backward pass.
-    """
-    top_Hq = torch.maximum(logit_Hqk.amax(-1), own_Hq).clamp_(min=_LOWEST_TOP)
-    total_Hq = logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp_().sum(-1).add_(torch.exp(own_Hq - top_Hq))
-    sees_nothing_Hq = total_Hq == 0
-    total_Hq.masked_fill_(sees_nothing_Hq, 1.0)
-    return total_Hq, (top_Hq + total_Hq.log()).masked_fill_(sees_nothing_Hq, 0.0)
+def _row_max(logit_Hqk: Tensor) -> Tensor:
+    """Of each row. On CPU amax takes a row in steps of 64 and the rest one by one, which took four times as long."""
+    num_keys = logit_Hqk.shape[2]
+    rest = num_keys % _AMAX_STEP
+    if rest == 0 or num_keys < _AMAX_STEP:
+        return logit_Hqk.amax(-1)
+    last_Hq = logit_Hqk.narrow(2, num_keys - _AMAX_STEP, _AMAX_STEP).amax(-1)
+    return torch.maximum(logit_Hqk.narrow(2, 0, num_keys - rest).amax(-1), last_Hq)
 
 
-def _softmax_own(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> tuple[Tensor, Tensor]:
-    """Own logits in the plan's order, -inf where there is none, and the log-denominators of rows without any key.
+class _Softmax:
+    """Row by row what a block's softmax leaves over: the largest logit and the sum of 2^(logit - largest), [H, Q]."""
 
-    All own keys of a query count as one logit that weighs as much.
-    """
+    def __init__(self, plan: BlockPlan, like_HQE: Tensor) -> None:
+        # A query that sees nothing has -inf as its largest; -inf - -inf would be NaN.
+        self.top_HQ = like_HQE.new_full(like_HQE.shape[:2], _LOWEST_TOP)
+        self.total_HQ = like_HQE.new_zeros(like_HQE.shape[:2])
+        self.top_blocks, self.total_blocks = (plan.split_rows(x_HQ) for x_HQ in (self.top_HQ, self.total_HQ))
+
+    def exp_(self, index: int, logit_Hqk: Tensor) -> None:
+        """Turn logits into weights in place, up to their denominators."""
+        top_Hq = self.top_blocks[index].copy_(_row_max(logit_Hqk).clamp_(min=_LOWEST_TOP))
+        torch.sum(logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp2_(), -1, out=self.total_blocks[index])
+
+    def finish_(self, out_HQV: Tensor, own_HQ: Tensor) -> Tensor:
+        """Divide by the denominators, the own logits counted in; returns their logs, 0 for who sees nothing: so
+        exp(-inf - 0) is 0 again in the backward pass.
+        """
+        top_HQ = self.top_HQ / _BITS
+        lse_HQ = torch.logaddexp(top_HQ + self.total_HQ.log(), own_HQ)
+        lse_HQ.masked_fill_(lse_HQ == _HIDDEN_SOFTMAX, 0.0)
+        out_HQV.mul_(torch.exp(top_HQ - lse_HQ).unsqueeze(2))
+        return lse_HQ
+
+
+def _own_in_plan_order(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> Tensor:
+    """Own logits in the plan's order, -inf where there is none. Those of one query count as one that weighs as much."""
     own_QH = like_QHE.new_full(like_QHE.shape[:2], _HIDDEN_SOFTMAX)
     if own_logit_CKH is not None:
         own_QH[len(own_QH) - len(own_logit_CKH) :] = own_logit_CKH.logsumexp(1)
-    own_HQ = plan.to_plan_order(own_QH).t().contiguous()
-    return own_HQ, torch.where(own_HQ == _HIDDEN_SOFTMAX, 0.0, own_HQ)
+    return plan.to_plan_order(own_QH).t()
 
 
-def _to_logits_(grad_Hqk: Tensor, logit_Hqk: Tensor, softmax: tuple[Tensor, Tensor] | None) -> Tensor:
+def _to_logits_(grad_Hqk: Tensor, logit_Hqk: Tensor, kind: str) -> Tensor:
     """Turn the weights' gradient into the logits', and the logits into weights, both in place; returns the weights.
 
-    softmax: log-denominator and sum(grad_out * out) of each query, [H, q, 1] each; None for SiLU.
+    For softmax, each query's log-denominator and sum(grad_out * out) are subtracted already (see _joined).
     """
-    if softmax is None:
+    if kind == "silu":
         torch.ops.aten.silu_backward.grad_input(grad_Hqk, logit_Hqk, grad_input=grad_Hqk)
         return torch.ops.aten.silu.out(logit_Hqk, out=logit_Hqk)
-    lse_Hq1, delta_Hq1 = softmax
-    weight_Hqk = logit_Hqk.sub_(lse_Hq1).exp_()
-    grad_Hqk.sub_(delta_Hq1).mul_(weight_Hqk)
+    weight_Hqk = logit_Hqk.exp2_()
+    grad_Hqk.mul_(weight_Hqk)
     return weight_Hqk
 
 
@@ -117,29 +161,27 @@ class BlockedAttention(torch.autograd.Function):
         kind: str,
         scale: float,
     ) -> Tensor:
-        q_HQE, k_HTE, v_HTV = _scaled(q_QHE, scale, plan), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
-        logits = _Logits(q_HQE, k_HTE, table, plan, kind)
-        out_HQV = v_THV.new_empty(q_HQE.shape[0], q_HQE.shape[1], v_THV.shape[2])
+        logits = _Logits(q_QHE, k_THE, table, plan, kind, scale)
+        v_HTV = v_THV.transpose(0, 1)
+        out_HQV = v_THV.new_empty(*logits.q_HQE.shape[:2], v_THV.shape[2])
         out_blocks = plan.split_rows(out_HQV)
-        own_HQ = lse_HQ = None
-        if kind == "softmax":
-            own_HQ, lse_HQ = _softmax_own(plan, own_logit_CKH, q_QHE)
+        softmax = _Softmax(plan, logits.q_HQE) if kind == "softmax" else None
         for index, block in enumerate(plan.blocks):
             if block.num_keys == 0:
                 out_blocks[index].zero_()
                 continue
             weight_Hqk = logits.fill(index)
-            v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
-            if own_HQ is None or lse_HQ is None:
+            if softmax is None:
                 torch.ops.aten.silu.out(weight_Hqk, out=weight_Hqk)
-                out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HkV))
             else:
-                rows = slice(block.start, block.stop)
-                total_Hq, lse_HQ[:, rows] = _exp_(weight_Hqk, own_HQ[:, rows])
-                torch.div(torch.bmm(weight_Hqk, v_HkV), total_Hq.unsqueeze(2), out=out_blocks[index])
+                softmax.exp_(index, weight_Hqk)
+            out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HTV.narrow(1, block.key_start, block.num_keys)))
 
+        lse_QH = None
+        if softmax is not None:
+            lse_HQ = softmax.finish_(out_HQV, _own_in_plan_order(plan, own_logit_CKH, q_QHE))
+            lse_QH = plan.to_query_order(lse_HQ.t())
         out_QHV = plan.to_query_order(out_HQV.transpose(0, 1))
-        lse_QH = None if lse_HQ is None else plan.to_query_order(lse_HQ.t())
         _add_own_(out_QHV, own_logit_CKH, own_v_CKHV, lse_QH)
         ctx.plan, ctx.kind, ctx.scale = plan, kind, scale
         kept_out_QHV = None if kind == "silu" else out_QHV
@@ -151,43 +193,39 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out_QHV: Tensor) -> tuple[Tensor | None, ...]:
         q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
-        q_HQE, k_HTE, v_HTV = _scaled(q_QHE, ctx.scale, plan), k_THE.transpose(0, 1), v_THV.transpose(0, 1)
-        grad_out_blocks = plan.split_rows(plan.to_plan_order(grad_out_QHV).transpose(0, 1))
-        delta_QH = lse_HQ1 = delta_HQ1 = None
-        if out_QHV is not None:
-            delta_QH = (grad_out_QHV * out_QHV).sum(-1)
-            lse_HQ1 = plan.to_plan_order(lse_QH).t().unsqueeze(2)
-            delta_HQ1 = plan.to_plan_order(delta_QH).t().unsqueeze(2)
-        logits = _Logits(q_HQE, k_HTE, table, plan, ctx.kind)
+        delta_QH = None if out_QHV is None else (grad_out_QHV * out_QHV).sum(-1)
+        logits = _Logits(q_QHE, k_THE, table, plan, ctx.kind, ctx.scale, lse_QH)
         scratch = logits.scratch()
-        grad_q_HQE = torch.empty_like(q_HQE, memory_format=torch.contiguous_format)
+        wide_HQV, v_HTV = _joined(grad_out_QHV, v_THV, delta_QH, plan)
+        wide_blocks = plan.split_rows(wide_HQV)
+        grad_out_blocks = plan.split_rows(wide_HQV[..., : v_THV.shape[2]])
+        k_HTE = k_THE.transpose(0, 1)
+        grad_q_HQE = torch.empty_like(logits.q_HQE, memory_format=torch.contiguous_format)
         grad_q_blocks = plan.split_rows(grad_q_HQE)
         grad_k_HTE = torch.zeros_like(k_HTE, memory_format=torch.contiguous_format)
-        grad_v_HTV = torch.zeros_like(v_HTV, memory_format=torch.contiguous_format)
+        grad_v_HTV = torch.zeros_like(v_THV.transpose(0, 1), memory_format=torch.contiguous_format)
         for index, block in enumerate(plan.blocks):
             if block.num_keys == 0:
                 grad_q_blocks[index].zero_()
                 continue
             logit_Hqk = logits.fill(index)
             grad_Hqk = logits.pairs(scratch, block)
-            grad_out_HqV = grad_out_blocks[index]
-            v_HkV = v_HTV.narrow(1, block.key_start, block.num_keys)
-            torch.bmm(grad_out_HqV, v_HkV.transpose(1, 2), out=grad_Hqk)
-            rows = slice(block.start, block.stop)
-            softmax = None if lse_HQ1 is None or delta_HQ1 is None else (lse_HQ1[:, rows], delta_HQ1[:, rows])
-            weight_Hqk = _to_logits_(grad_Hqk, logit_Hqk, softmax)
-            _add_keys(grad_v_HTV, block, torch.bmm(weight_Hqk.transpose(1, 2), grad_out_HqV))
+            v_HVk = v_HTV.narrow(1, block.key_start, block.num_keys).transpose(1, 2)
+            torch.bmm(wide_blocks[index], v_HVk, out=grad_Hqk)
+            weight_Hqk = _to_logits_(grad_Hqk, logit_Hqk, ctx.kind)
+            _add_keys(grad_v_HTV, block, torch.bmm(weight_Hqk.transpose(1, 2), grad_out_blocks[index]))
             _add_keys(grad_k_HTE, block, torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index]))
-            k_HkE = k_HTE.narrow(1, block.key_start, block.num_keys)
-            grad_q_HqE = torch.bmm(grad_Hqk, k_HkE)
+            grad_q_HqE = torch.bmm(grad_Hqk, k_HTE.narrow(1, block.key_start, block.num_keys))
             logits.bias.spread(index, logits.q_blocks[index], grad_Hqk, grad_q_HqE)
             grad_q_blocks[index].copy_(grad_q_HqE)
 
-        grad_table = logits.bias.gradient(q_HQE, grad_q_HQE)
+        grad_table = logits.bias.gradient(logits.q_HQE, grad_q_HQE)
+        if grad_table is not None and not plan.joint:
+            grad_table = grad_table / logits.unit
         own = _own_backward(own_logit_CKH, own_v_CKHV, grad_out_QHV, lse_QH, delta_QH)
         return (
             plan.to_query_order(grad_q_HQE.mul_(ctx.scale).transpose(0, 1)),
-            grad_k_HTE.transpose(0, 1),
+            grad_k_HTE.div_(logits.unit).transpose(0, 1),
             grad_v_HTV.transpose(0, 1),
             grad_table,
             *own,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,12 +60,12 @@ class BlockPlan:
     def num_visible_pairs(self) -> int:
         return int((self.hi_Q - self.lo_Q).sum())
 
-    @property
+    @cached_property
     def most_keys(self) -> int:
         """Of one block."""
         return max((block.num_keys for block in self.blocks), default=0)
 
-    @property
+    @cached_property
     def largest_block(self) -> int:
         return max((block.num_pairs for block in self.blocks), default=0)
 

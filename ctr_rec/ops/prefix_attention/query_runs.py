@@ -29,32 +29,34 @@ class QueryRuns:
         self.positions = _Positions(position_PE, plan, q_HQE) if plan.num_positions else None
         hidden_HQ1 = q_HQE.new_full((*q_HQE.shape[:2], 1), hidden)
         time_HQB = torch.cat([torch.matmul(q_HQE, self.time_BE.t()), hidden_HQ1], dim=2)
-        self.time_blocks = plan.split_rows(time_HQB)
-        self.grad_HQB = torch.zeros_like(time_HQB)
-        self.grad_blocks = plan.split_rows(self.grad_HQB)
+        none = torch.zeros(0, dtype=torch.int64)
+        self.code_HR = torch.cat([none, *(rows.code_r for rows in plan.rows)]).expand(len(q_HQE), -1)
+        self.value_HR = time_HQB.flatten(1).gather(1, self.code_HR).numpy()
+        self.sum_HR = np.zeros_like(self.value_HR)
 
     def fill(self, index: int, q_HqE: Tensor, logit_Hqk: Tensor) -> None:
-        rows, num_heads = self.plan.rows[index], len(q_HqE)
-        value_Hr = self.time_blocks[index].flatten(1).gather(1, rows.code_r.expand(num_heads, -1))
-        time_Hqk = torch.from_numpy(np.repeat(value_Hr.numpy(), rows.length_r, axis=1)).view(logit_Hqk.shape)
+        rows = self.plan.rows[index]
+        time_Hp = np.repeat(self.value_HR[:, rows.runs], rows.length_r, axis=1)
+        time_Hqk = torch.from_numpy(time_Hp).view(logit_Hqk.shape)
         if self.positions is None:
             logit_Hqk.copy_(time_Hqk)
         else:
             torch.add(self.positions.scores(index, q_HqE), time_Hqk, out=logit_Hqk)
 
     def spread(self, index: int, q_HqE: Tensor, grad_Hqk: Tensor, grad_q_HqE: Tensor) -> None:
-        rows, num_heads = self.plan.rows[index], len(q_HqE)
+        rows = self.plan.rows[index]
         if self.has_time:
-            sum_Hr = np.add.reduceat(grad_Hqk.view(num_heads, -1).numpy(), rows.start_r, axis=1)
-            code_Hr = rows.code_r.expand(num_heads, -1)
-            self.grad_blocks[index].flatten(1).scatter_add_(1, code_Hr, torch.from_numpy(sum_Hr))
+            grad_Hp = grad_Hqk.view(len(q_HqE), -1).numpy()
+            np.add.reduceat(grad_Hp, rows.start_r, axis=1, out=self.sum_HR[:, rows.runs])
         if self.positions is not None:
             self.positions.spread(index, q_HqE, grad_Hqk, grad_q_HqE)
 
     def gradient(self, q_HQE: Tensor, grad_q_HQE: Tensor) -> Tensor:
         parts = [] if self.positions is None else [self.positions.gradient()]
         if self.has_time:
-            grad_HQB = self.grad_HQB[:, :, :-1]
+            grad_HQB = q_HQE.new_zeros(*q_HQE.shape[:2], len(self.time_BE) + 1)
+            grad_HQB.flatten(1).scatter_add_(1, self.code_HR, torch.from_numpy(self.sum_HR))
+            grad_HQB = grad_HQB[:, :, :-1]
             grad_q_HQE.add_(torch.matmul(grad_HQB, self.time_BE))
             parts.append(torch.matmul(grad_HQB.transpose(1, 2), q_HQE).sum(0))
         return torch.cat(parts)

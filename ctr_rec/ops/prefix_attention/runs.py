@@ -36,7 +36,8 @@ class Rows:
     shift_q: int64, where in a query's scores the block's first key would stand; negative when before them. It falls
         from row to row, as the queries stand in the order of hi, which `QueryRuns` relies on.
     start_r, length_r: int64, the runs over the pairs of the block, row by row. code_r: query * (B + 1) + bucket, or B
-        where the keys are hidden; int64.
+        where the keys are hidden; int64, the queries counted from the first of all blocks.
+    runs: where these runs stand among those of all blocks.
     """
 
     width: int
@@ -44,6 +45,7 @@ class Rows:
     start_r: Int64
     length_r: Int64
     code_r: Tensor
+    runs: slice
     first_shift: int
     _places: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict, repr=False)
 
@@ -66,35 +68,43 @@ def block_rows(
     num_buckets: int,
 ) -> Iterator[Rows]:
     """Rows of each block; ranges and times in the plan's order. num_buckets: 1 without times."""
-    seen_Q = hi_Q - lo_Q
+    hi, seen, first_run = hi_Q.numpy(), (hi_Q - lo_Q).numpy().astype(np.int32), 0
+    key_T = np.arange(max((block.num_keys for block in blocks), default=0), dtype=np.int32)
     for block in blocks:
         queries, num_keys = slice(block.start, block.stop), block.num_keys
         # From the block's first key on. A query that sees nothing may stand outside the span.
-        hi_q1 = (hi_Q[queries, None] - block.key_start).clamp_(0, num_keys)
-        lo_q1 = hi_q1 - seen_Q[queries, None]
-        width = int(seen_Q[queries].max())
-        key_k = torch.arange(num_keys)
-        code_qk = torch.where((key_k < hi_q1) & (key_k >= lo_q1), 0, num_buckets)
+        hi_q = np.clip(hi[queries] - block.key_start, 0, num_keys).astype(np.int32)
+        seen_q, width = seen[queries], int(seen[queries].max())
+        code_qk = np.zeros((len(hi_q), num_keys), dtype=np.int16)
         if query_time_Q is not None and key_time_T is not None:
             seconds_qk = query_time_Q[queries, None] - key_time_T[block.key_start : block.key_stop]
-            bucket_qk = time_bucket(seconds_qk, num_buckets, time_edges_G)
-            code_qk = torch.maximum(bucket_qk, code_qk)
-        yield _rows(code_qk, width, width - hi_q1.squeeze(1), num_buckets)
+            code_qk = time_bucket(seconds_qk, num_buckets, time_edges_G).to(torch.int16).numpy()
+        # Keys before lo wrap around to large numbers, so that one comparison finds both hidden ends.
+        after_lo_qk = (key_T[:num_keys] - (hi_q - seen_q)[:, None]).view(np.uint32)
+        np.copyto(code_qk, num_buckets, where=after_lo_qk >= seen_q.view(np.uint32)[:, None])
+        shift_q = torch.from_numpy(width - hi_q.astype(np.int64))
+        rows = _rows(code_qk, width, shift_q, block.start * (num_buckets + 1), num_buckets, first_run)
+        first_run = rows.runs.stop
+        yield rows
 
 
-def _rows(code_qk: Tensor, width: int, shift_q: Tensor, num_buckets: int) -> Rows:
-    codes = code_qk.numpy()
-    changes = np.ones(codes.shape, dtype=np.bool_)
-    np.not_equal(codes[:, 1:], codes[:, :-1], out=changes[:, 1:])
+def _rows(
+    code_qk: npt.NDArray[np.int16], width: int, shift_q: Tensor, first_code: int, num_buckets: int, first_run: int
+) -> Rows:
+    changes = np.ones(code_qk.shape, dtype=np.bool_)
+    np.not_equal(code_qk[:, 1:], code_qk[:, :-1], out=changes[:, 1:])
     start_r = np.flatnonzero(changes)
-    length_r = np.diff(start_r, append=codes.size)
-    row_r = start_r // max(codes.shape[1], 1)
-    code_r = codes.reshape(-1)[start_r] + row_r * (num_buckets + 1)
+    length_r = np.empty_like(start_r)
+    np.subtract(start_r[1:], start_r[:-1], out=length_r[:-1])
+    length_r[-1:] = code_qk.size - start_r[-1:]
+    row_r = start_r // max(code_qk.shape[1], 1)
+    code_r = code_qk.reshape(-1)[start_r] + (row_r * (num_buckets + 1) + first_code)
     return Rows(
         width=width,
         shift_q=shift_q,
-        first_shift=int(shift_q[0]),
         start_r=start_r,
         length_r=length_r,
         code_r=torch.from_numpy(code_r),
+        runs=slice(first_run, first_run + len(start_r)),
+        first_shift=int(shift_q[0]),
     )

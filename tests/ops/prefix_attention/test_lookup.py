@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -86,7 +88,7 @@ def test_hidden_keys_have_no_influence() -> None:
 
 def test_a_plan_for_the_other_kind_of_bias_is_refused() -> None:
     case = make_case((4,), own="none")
-    times = {"query_time_Q": case.query_time, "key_time_T": case.key_time}
+    times: dict[str, Any] = {"query_time_Q": case.query_time, "key_time_T": case.key_time}
     plan = plan_blocks(case.lo, case.hi, 4, num_positions=POSITIONS, num_buckets=BUCKETS, **times)
     q, k, v = (case.tensors[name] for name in ("q", "k", "v"))
     with pytest.raises(ValueError, match=r"made for a RelativeBias, joint=True, got: QueryBias.*joint=False"):

@@ -34,7 +34,7 @@ def test_every_pair_finds_its_bucket_and_its_position(lengths: tuple[int, ...], 
         queries, keys = slice(block.start, block.stop), torch.arange(block.key_start, block.key_stop)
         visible = (keys >= lo[queries, None]) & (keys < hi[queries, None])
         code = torch.from_numpy(np.repeat(rows.code_r.numpy(), rows.length_r)).view(visible.shape)
-        row, bucket = code // (BUCKETS + 1), code % (BUCKETS + 1)
+        row, bucket = code // (BUCKETS + 1) - block.start, code % (BUCKETS + 1)
         assert torch.equal(row, torch.arange(block.num_rows)[:, None].expand_as(row))
         assert torch.equal(bucket == BUCKETS, ~visible)
         want = time_bucket(time[queries, None] - case.key_time[keys], BUCKETS)
