@@ -65,6 +65,12 @@ class Parallel:
             settings["lr"] = lr * factor  # type: ignore[index]
         self.model.fused_optimizer.zero_grad()
 
+    def forget(self, prefix: str) -> None:
+        """Dense parameters whose name begins so are no longer in the model: the rest is wrapped anew."""
+        for name in [name for name in self.dense_parameters if name.startswith(prefix)]:
+            del self.dense_parameters[name]
+        self.rebuild_dense()
+
     def rebuild_dense(self) -> None:
         """Wraps the dense part anew; call it after changing which dense parameters are trained."""
         wrapped = self.model._dmp_wrapped_module

@@ -13,7 +13,7 @@ from ctr_rec.batch.source import check_spec
 from ctr_rec.errors import ConfigError, SchemaError
 from ctr_rec.evaluate.stream import first_times
 from ctr_rec.layers.layout import Axes
-from ctr_rec.models.ranker import Ranker
+from ctr_rec.models.ranker import BESIDE, Branch, Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
 from ctr_rec.sharding.group import Group
@@ -45,9 +45,16 @@ class Built:
         assert isinstance(ranker, Ranker)
         return ranker.axes()
 
-    def reader(self, split: str, seed: int) -> Reader:
-        """A reader of one split; only training is shuffled."""
-        data = self.run.data if split == "train" else self.run.data.model_copy(update={"shuffle": False})
+    def drop_beside(self) -> None:
+        """Removes the second network from the live model; what it wraps is wrapped anew. A collective."""
+        ranker = self.parallel.module
+        assert isinstance(ranker, Ranker)
+        ranker.beside = None
+        self.parallel.forget(BESIDE)
+
+    def reader(self, split: str, seed: int, branch: Branch = Branch.SEQUENCE) -> Reader:
+        """A reader of one split, of what one branch alone reads; only training is shuffled."""
+        data = self.run.data_of(branch).model_copy(update={} if split == "train" else {"shuffle": False})
         return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
 
 
@@ -73,10 +80,19 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
         check_spec(manifest, spec)
         _check_unit(manifest, spec)
     torch.manual_seed(run.train.seed)
-    ranker = Ranker(spec, run.tower, tuple(run.data.channels))
+    ranker = ranker_of(run, spec)
     numbers = VocabularyNumbers(run.data.log, manifest)
-    parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
+    sharding = run.sharding
+    if run.beside is not None:
+        # Passes of one branch: DDP must not wait for gradients of the other.
+        sharding = sharding.model_copy(update={"unused_parameters": True})
+    parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
     return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
+
+
+def ranker_of(run: Run, spec: SparseSpec) -> Ranker:
+    """The run's model, its tables on "meta"."""
+    return Ranker(spec, run.tower, tuple(run.data.channels), beside=run.beside)
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:

@@ -90,6 +90,7 @@ def hstu() -> Run:
     )
 
 
+EARLY = "logs/movielens_1m_early"
 FIRST_HALF, SECOND_HALF = "logs/movielens_1m_first_half", "logs/movielens_1m_second_half"
 OLD_MODEL = "runs/card_warm_start/old-1"
 
@@ -154,6 +155,20 @@ def grab() -> Run:
 def grab_one() -> Run:
     """GRAB with a single channel, an ablation."""
     return _grab("grab_one", {"all": Behaviours()})
+
+
+def grab_sts() -> Run:
+    """One-channel GRAB by Sequence-Then-Sparse on the early cut: its tables learn beside it, through a DIN."""
+    run = grab_one()
+    return run.model_copy(
+        update={
+            "name": "grab_sts",
+            "data": run.data.model_copy(update={"log": EARLY, "channels": _by_taste()}),
+            "beside": DINConfig(),
+            "train": TrainConfig(epochs=1, strategy="sequence_then_sparse"),
+            "validation": Validation(metric="auc"),
+        }
+    )
 
 
 def _with_counters(run: Run) -> Run:
