@@ -17,7 +17,6 @@ from ctr_rec.sharding.parallelize import Parallel
 from ctr_rec.train.optimizers import DenseOptimizer
 from ctr_rec.train.stage import Loss, Part, Pass
 
-
 JOINT = Pass()
 
 
