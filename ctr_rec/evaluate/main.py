@@ -19,45 +19,60 @@ from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
 from ctr_rec.evaluate.report import write_report
 from ctr_rec.models.cost import Cost, cost
-from ctr_rec.models.ranker import Ranker
+from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
-from ctr_rec.train.build import Built, build
+from ctr_rec.train.build import Built, build, ranker_of
 from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.run import Run
 
 SCORED_SPLITS = ("valid", "test")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way."""
+    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
+
+    run: as its folder has it. built: of it, without a second network that was not asked for.
+    """
 
     predictions: Predictions
+    run: Run
+    branch: Branch
     built: Built
     checkpoint: Manifest
     seconds: float
     doubts: tuple[str, ...]
 
 
-def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+def evaluate(
+    run_dir: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    branch: Branch = Branch.SEQUENCE,
+) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
+
+    Of the second network, predictions and metrics lie in a folder `beside` of it, and there is no report.
 
     Args:
         run_dir: folder of a run.
         split: `valid` or `test`; each scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
         log: prepared log with the run's tables, instead of the one it was trained on.
+        branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
 
     Raises:
-        ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
-        trained on other data. SchemaError: the log has not the features or tables that the model reads. DataError: the
-        log cannot be read or has no impression in the split.
+        ConfigError: no run folder, no such split, or no second network. CheckpointError: no such checkpoint, or it is
+        damaged, without the second network or was trained on other data. SchemaError: the log has not the features or
+        tables that the model reads. DataError: the log cannot be read or has no impression in the split.
     """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, branch)
         on_main(group, lambda: _finish(run_dir, split, scored))
 
 
@@ -68,24 +83,29 @@ def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "be
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
-def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
+def score(
+    run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group, branch: Branch = Branch.SEQUENCE
+) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
     if split not in SCORED_SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
     folder = RunFolder(run_dir)
     run = folder.load_run()
+    if branch is Branch.BESIDE and run.beside is None:
+        raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
     if log is not None:
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    built = build(run, group, folder.load_inputs())
-    reader = built.reader(split, 0)
+    whole = branch is Branch.BESIDE
+    built = build(run if whole else run.model_copy(update={"beside": None}), group, folder.load_inputs())
+    reader = built.reader(split, 0, branch)
     stored = load_weights(folder, built, checkpoint)
     doubts = _check_data(stored, built, split, log)
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
-    return Scored(predictions, built, stored, time.perf_counter() - started, doubts)
+        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress, branch)
+    return Scored(predictions, run, branch, built, stored, time.perf_counter() - started, doubts)
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -120,12 +140,16 @@ def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
     found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored))
-    results.save(run_dir, found, scored.predictions, log, manifest)
+    beside = scored.branch is Branch.BESIDE
+    folder = run_dir / scored.branch.value if beside else run_dir
+    folder.mkdir(exist_ok=True)
+    results.save(folder, found, scored.predictions, log, manifest)
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
-    console.print(f"report: {write_report(run_dir)}", highlight=False, soft_wrap=True)
+    said = f"predictions: {folder / 'predictions'}" if beside else f"report: {write_report(run_dir)}"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -139,7 +163,8 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
 
 def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
     if split == SPLITS[2]:
-        times = results.count_test_scoring(run_dir, f"{verb}, step {scored.checkpoint.step}")
+        whose = f" of {scored.branch.value}" if scored.branch is Branch.BESIDE else ""
+        times = results.count_test_scoring(run_dir, f"{verb}{whose}, step {scored.checkpoint.step}")
         console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
 
 
@@ -158,12 +183,13 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
-        "cost": _cost(built, split).model_dump(mode="json"),
+        "cost": _cost(scored, split).model_dump(mode="json"),
         "warnings": list(scored.doubts),
     }
 
 
-def _cost(built: Built, split: str) -> Cost:
+def _cost(scored: Scored, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
-    ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
-    return cost(ranker, built.spec, next(iter(built.reader(split, 0).batches(epoch=0))))
+    spec = scored.built.spec
+    batch = next(iter(scored.built.reader(split, 0, scored.branch).batches(epoch=0)))
+    return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)

@@ -23,6 +23,7 @@ from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
 from ctr_rec.train.optimizers import DenseOptimizer
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
+from ctr_rec.train.settings import DualLoss
 
 LOG = "logs/movielens_1m"
 COUNTERS = ("item_like", "user_like")
@@ -167,6 +168,24 @@ def grab_sts() -> Run:
             "beside": DINConfig(),
             "train": TrainConfig(epochs=1, strategy="sequence_then_sparse"),
             "validation": Validation(metric="auc"),
+        }
+    )
+
+
+def grab_dual() -> Run:
+    """One-channel GRAB on the second half with the old DIN beside it: its tables, its weights and its loss.
+
+    Tables keep the old model's width of 16, which its dense weights are made for.
+    """
+    run = _on_second_half(grab_one(), WarmStart(source=OLD_MODEL, checkpoint="last", dense="beside"))
+    return run.model_copy(
+        update={
+            "name": "grab_dual",
+            "data": run.data.model_copy(update={"channels": _by_taste()}),
+            "beside": DINConfig(),
+            "embedding": din().embedding,
+            "train": TrainConfig(epochs=2, strategy="dual_loss_warm_start", dual_loss=DualLoss(fade_steps=50)),
+            "validation": Validation(metric="auc", every=15),
         }
     )
 
