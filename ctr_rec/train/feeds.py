@@ -5,7 +5,7 @@ All of it is a function of (stage, epoch, step of the epoch), so the state of se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import islice
 
@@ -34,7 +34,7 @@ class Feeds:
         """Steps of an epoch of the stage, the same on every rank."""
         return self._reader(stage, stage.passes[0]).num_batches()
 
-    def epoch(self, stage: Stage, epoch: int, start: int) -> Iterator[list[tuple[Pass, Batch]]]:
+    def epoch(self, stage: Stage, epoch: int, start: int) -> Generator[list[tuple[Pass, Batch]]]:
         """The passes of the steps start, start + 1, ... of an epoch, each with its batch; nothing before is read.
 
         Of K batches of another feed than the first, step k of S has those from k K // S to (k + 1) K // S.
