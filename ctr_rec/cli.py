@@ -22,6 +22,7 @@ PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
 SPLIT = click.Choice(["valid", "test"])
+EVENTS = click.IntRange(min=1)
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -137,15 +138,18 @@ def warm_start(words: tuple[str, ...], overrides: tuple[str, ...], dry_run: bool
 @click.option("--split", type=SPLIT, default="test", show_default=True)
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
+@click.option("--history", type=EVENTS, help="Give each impression its newest visible events alone, so many.")
 @click.option("--branch", type=click.Choice(["beside"]), help="Score the network that was trained beside the model.")
-def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None, branch: str | None) -> int:
+def evaluate(
+    run_dir: Path, split: str, checkpoint: str, log: Path | None, history: int | None, branch: str | None
+) -> int:
     """Score a split, write predictions, metrics and report.html into the run, print a table."""
     from ctr_rec.evaluate.main import evaluate as run
     from ctr_rec.models.ranker import Branch
     from ctr_rec.sharding.launch import recorded
 
-    which = Branch(branch or "sequence")
-    return recorded(lambda: _done(lambda: run(run_dir, split=split, checkpoint=checkpoint, log=log, branch=which)))
+    settings = {"split": split, "checkpoint": checkpoint, "log": log, "history": history}
+    return recorded(lambda: _done(lambda: run(run_dir, **settings, branch=Branch(branch or "sequence"))))
 
 
 @commands.command()
@@ -154,6 +158,7 @@ def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None, branc
 @click.option("--split", type=SPLIT, default="test", show_default=True)
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
+@click.option("--history", type=EVENTS, help="Give each impression its newest visible events alone, so many.")
 @click.option(
     "--scorer", type=click.Choice(["item_mean", "counters2", "counters7"]), help="A scorer without a network instead."
 )
@@ -164,6 +169,7 @@ def predict(
     split: str,
     checkpoint: str,
     log: Path | None,
+    history: int | None,
     scorer: str | None,
     new_run: Path | None,
 ) -> int:
@@ -172,10 +178,13 @@ def predict(
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
         given = click.get_current_context().get_parameter_source
-        useless = [f"--{name}" for name in ("split", "checkpoint") if given(name) is not ParameterSource.DEFAULT]
+        useless = [
+            f"--{name}" for name in ("split", "checkpoint", "history") if given(name) is not ParameterSource.DEFAULT
+        ]
         if useless:
             raise ConfigError(
-                f"predict --scorer scores validation and test and has no checkpoint; remove {' and '.join(useless)}"
+                "predict --scorer scores validation and test, and has no checkpoint or history; remove "
+                f"{' and '.join(useless)}"
             )
         from ctr_rec.evaluate.counters import score
 
@@ -185,7 +194,7 @@ def predict(
         raise ConfigError("predict expects RUN_DIR and --out FILE, or --scorer with --log and --run-dir")
     from ctr_rec.evaluate.main import predict as run
 
-    run(run_dir, out, split=split, checkpoint=checkpoint, log=log)
+    run(run_dir, out, split=split, checkpoint=checkpoint, log=log, history=history)
     return 0
 
 

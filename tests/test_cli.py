@@ -176,15 +176,20 @@ def test_a_warm_start_without_a_question_is_refused(words: tuple[str, ...], caps
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "evaluate")
     assert run("evaluate", "runs/a", "--split", "valid", "--checkpoint", "step-7", "--log", "l") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l")]
+    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l"), None]
     assert run("evaluate", "runs/a") == 0
-    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None]
+    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None, None]
+    assert run("evaluate", "runs/a", "--history", "64") == 0
+    assert calls[2]["history"] == 64
+    assert run("evaluate", "runs/a", "--history", "0") == 2
 
 
 def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
     assert run("predict", "runs/a", "--out", "p.parquet") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None]
+    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None, None]
+    assert run("predict", "runs/a", "--out", "p.parquet", "--history", "8") == 0
+    assert calls[1]["history"] == 8
 
 
 def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +208,7 @@ def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("predict", "runs/a", "--scorer", "counters7", "--log", "l", "--run-dir", "y"),
         ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split", "test"),
         ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--checkpoint", "last"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--history", "8"),
     ],
 )
 def test_predict_refuses_mixtures(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctr_rec.batch.batch import Batch, Level
 from ctr_rec.batch.buffer import Buffer
 from ctr_rec.batch.columns import Column, Int64, Scratch
-from ctr_rec.batch.config import DataConfig
+from ctr_rec.batch.config import DataConfig, Pointwise
 from ctr_rec.batch.levels import Levels, profiles
 from ctr_rec.batch.lot import Lot, distinct_each, per_row, split, split_offsets, split_ragged
 from ctr_rec.batch.packed import packed_lot
@@ -34,6 +34,7 @@ class Collator:
         self._items = items
         self._num_items = num_items
         self._channels = config.channels
+        self._history = config.batches.history if isinstance(config.batches, Pointwise) else None
         self._rank = rank
         self._world = world
         self._scratch = Scratch()
@@ -44,7 +45,10 @@ class Collator:
             lot = packed_lot(buffer, buffer.portions, batches, self._channels, self._rank, self._world)
             return self._fill(buffer, lot)
         chosen = [buffer.portions.batch(k) for k in range(batches.start, batches.stop)]
-        lots = (pointwise_lot(buffer, c, self._channels, self._scratch, self._rank, self._world) for c in chosen)
+        lots = (
+            pointwise_lot(buffer, c, self._channels, self._history, self._scratch, self._rank, self._world)
+            for c in chosen
+        )
         return [batch for lot in lots for batch in self._fill(buffer, lot)]
 
     def _fill(self, buffer: Buffer, lot: Lot) -> list[Batch]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from ctr_rec.checkpoint.manifest import Manifest, check_compatible
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.evaluate import results
+from ctr_rec.evaluate.cut import cut_run
 from ctr_rec.evaluate.identity import raw_ids
 from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
@@ -37,6 +38,7 @@ class Scored:
     """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
 
     run: as its folder has it. built: of it, without a second network that was not asked for.
+    history: newest visible events that each impression was given; None: as the run says.
     """
 
     predictions: Predictions
@@ -46,6 +48,7 @@ class Scored:
     checkpoint: Manifest
     seconds: float
     doubts: tuple[str, ...]
+    history: int | None
 
 
 def evaluate(
@@ -54,6 +57,7 @@ def evaluate(
     checkpoint: str = "best",
     log: Path | None = None,
     branch: Branch = Branch.SEQUENCE,
+    history: int | None = None,
 ) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
 
@@ -65,26 +69,42 @@ def evaluate(
         checkpoint: `best`, `last` or `step-N`.
         log: prepared log with the run's tables, instead of the one it was trained on.
         branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
+        history: gives each impression its newest visible events alone, so many; the files then are named after it,
+            and there is no report.
 
     Raises:
-        ConfigError: no run folder, no such split, or no second network. CheckpointError: no such checkpoint, or it is
-        damaged, without the second network or was trained on other data. SchemaError: the log has not the features or
-        tables that the model reads. DataError: the log cannot be read or has no impression in the split.
+        ConfigError: no run folder, no such split, no second network, or a history for a run that reads none.
+        CheckpointError: no such checkpoint, or it is damaged, without the second network or was trained on other data.
+        SchemaError: the log has not the features or tables that the model reads. DataError: the log cannot be read or
+        has no impression in the split.
     """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group, branch)
+        scored = score(run_dir, split, checkpoint, log, group, history, branch)
         on_main(group, lambda: _finish(run_dir, split, scored))
 
 
-def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+def predict(
+    run_dir: Path,
+    out: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    history: int | None = None,
+) -> None:
     """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`."""
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, history)
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
 def score(
-    run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group, branch: Branch = Branch.SEQUENCE
+    run_dir: Path,
+    split: str,
+    checkpoint: str,
+    log: Path | None,
+    group: Group,
+    history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
 ) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
     if split not in SCORED_SPLITS:
@@ -93,8 +113,12 @@ def score(
     run = folder.load_run()
     if branch is Branch.BESIDE and run.beside is None:
         raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
+    if branch is Branch.BESIDE and history is not None:
+        raise ConfigError(f"--history {history} cuts what the model is given; leave it or --branch out")
     if log is not None:
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
+    if history is not None:
+        run = cut_run(run, history)
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
     whole = branch is Branch.BESIDE
@@ -105,7 +129,7 @@ def score(
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
         predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress, branch)
-    return Scored(predictions, run, branch, built, stored, time.perf_counter() - started, doubts)
+    return Scored(predictions, run, branch, built, stored, time.perf_counter() - started, doubts, history)
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -139,7 +163,7 @@ def _range_start(manifest: LogManifest, split: str) -> int:
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored))
+    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
     beside = scored.branch is Branch.BESIDE
     folder = run_dir / scored.branch.value if beside else run_dir
     folder.mkdir(exist_ok=True)
@@ -148,8 +172,10 @@ def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
-    said = f"predictions: {folder / 'predictions'}" if beside else f"report: {write_report(run_dir)}"
-    console.print(said, highlight=False, soft_wrap=True)
+    # The report speaks of the run as it is.
+    as_it_is = scored.history is None and not beside
+    wrote = write_report(run_dir) if as_it_is else folder / "metrics" / f"{found.name}.json"
+    console.print(f"{'report' if as_it_is else 'metrics'}: {wrote}", highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -164,8 +190,13 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
 def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
     if split == SPLITS[2]:
         whose = f" of {scored.branch.value}" if scored.branch is Branch.BESIDE else ""
-        times = results.count_test_scoring(run_dir, f"{verb}{whose}, step {scored.checkpoint.step}")
+        by = f"{verb}{whose}{_on(scored.history)}, step {scored.checkpoint.step}"
+        times = results.count_test_scoring(run_dir, by)
         console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
+
+
+def _on(history: int | None) -> str:
+    return "" if history is None else f" on history {history}"
 
 
 def _warn(scored: Scored, console: Console) -> None:

@@ -10,9 +10,8 @@ from contextlib import ExitStack, closing
 from itertools import islice
 
 from ctr_rec.batch.batch import Batch
-from ctr_rec.batch.config import DataConfig, Pointwise
+from ctr_rec.batch.config import Alone, DataConfig, Pointwise
 from ctr_rec.batch.reader import Reader
-from ctr_rec.errors import ConfigError
 from ctr_rec.models.ranker import Branch
 from ctr_rec.train.build import Built
 from ctr_rec.train.stage import Feed, Pass, Stage
@@ -75,10 +74,9 @@ class Feeds:
         impressions = max(1, round(own.num_impressions() * one.period / own.num_batches()))
         if one.feed is Feed.SINGLE:
             return run.data.model_copy(update={"batches": Pointwise(impressions=impressions)})
-        raise ConfigError(
-            "train.sequence_then_sparse.head=sequence needs batches of independent impressions for the tower "
-            "(batches.Alone), which this version does not have; use head=trained or head=frozen"
-        )
+        # What lies beyond the tower's reach has no path to the score.
+        batches = Alone(impressions=impressions, history=run.tower.reach or None)
+        return run.data_of(Branch.SEQUENCE).model_copy(update={"batches": batches})
 
 
 def _due(step: int, batches: int, steps: int) -> int:

@@ -90,12 +90,18 @@ class Run(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Run:
-        packed = isinstance(self.data.batches, Packed)
+        """A tower that reads whole users takes Alone for users of one impression.
+
+        Only packed batches need the rule of the context: what an impression sees of others' events there ends where
+        batches are cut. Alone, it is given the same events in every batch, `history` of them, and sees the newest
+        min(history, window) in a layer, min(history, reach) through all.
+        """
+        packed = not isinstance(self.data.batches, Pointwise)
         if packed != (self.tower.filling is Filling.PACKED):
             raise ConfigError(
                 f"tower {type(self.tower).__name__} reads {self.tower.filling.value} batches, but data.batches is "
                 f"{type(self.data.batches).__name__}; set data.batches to "
-                f"{'Packed(...)' if self.tower.filling is Filling.PACKED else 'Pointwise(...)'}"
+                f"{'Packed(...) or Alone(...)' if self.tower.filling is Filling.PACKED else 'Pointwise(...)'}"
             )
         if self.data.channels and not self.tower.reads_channels and self.beside is None:
             raise ConfigError(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ctr_rec.batch.config import DataConfig, Packed, Pointwise
+from ctr_rec.batch.config import Alone, DataConfig, Packed, Pointwise
 from ctr_rec.config import from_json, override
 from ctr_rec.errors import ConfigError
 from ctr_rec.models.baselines.din import DINConfig
@@ -31,6 +31,16 @@ def test_a_tower_that_reaches_past_the_context_of_its_batches_is_refused() -> No
     assert Run(name="fits", data=data, tower=HSTUConfig(layers=2, window=64)).tower.reach == 128
     with pytest.raises(ValueError, match=r"HSTUConfig reaches 130 events back.*brings 128.*context to 130 or more"):
         Run(name="too far", data=data, tower=HSTUConfig(layers=2, window=65))
+
+
+def test_impressions_alone_are_for_towers_that_read_whole_users() -> None:
+    data = DataConfig(log="log", label="liked", batches=Alone(history=8))
+    assert Run(name="alone", data=data, tower=HSTUConfig(layers=2, window=65)).data.batches == Alone(history=8)
+    with pytest.raises(ValueError, match=r"DINConfig reads pointwise batches, but data.batches is Alone"):
+        Run(name="din", data=data, tower=DINConfig())
+    data = DataConfig(log="log", label="liked", batches=Pointwise())
+    with pytest.raises(ValueError, match=r"HSTUConfig reads packed batches.*set data.batches to Packed.* or Alone"):
+        Run(name="hstu", data=data, tower=HSTUConfig())
 
 
 def test_a_mistyped_override_names_its_neighbour() -> None:
