@@ -50,6 +50,7 @@ class Ranker(nn.Module):
 
     front_device: "meta" when `sharding/` will place the tables, a real device for single-device use. channels: read by
     the tower, unless it reads whole streams, and by the second network. beside: the second network, if there is one.
+    mean_gradients: see `SparseFront`.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Ranker(nn.Module):
         channels: tuple[str, ...] = (),
         front_device: torch.device | str = "meta",
         beside: TowerConfig | None = None,
+        mean_gradients: bool = False,
     ) -> None:
         super().__init__()
-        self.front = SparseFront(spec, front_device)
+        self.front = SparseFront(spec, front_device, mean_gradients)
         self._reads_channels = tower.reads_channels
         self.tower = tower.build(spec, channels if tower.reads_channels else ())
         self.head = nn.Linear(self.tower.out_width, 1)

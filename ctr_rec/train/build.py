@@ -74,6 +74,11 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
+    if run.sharding.optimizer.gradient == "mean" and group.size > 1:
+        raise ConfigError(
+            f"sharding.optimizer.gradient=mean counts the occurrences of a row on one rank and there are {group.size}; "
+            "train on one, or set it to sum"
+        )
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
@@ -92,7 +97,8 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
 
 def ranker_of(run: Run, spec: SparseSpec) -> Ranker:
     """The run's model, its tables on "meta"."""
-    return Ranker(spec, run.tower, tuple(run.data.channels), beside=run.beside)
+    mean = run.sharding.optimizer.gradient == "mean"
+    return Ranker(spec, run.tower, tuple(run.data.channels), beside=run.beside, mean_gradients=mean)
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:

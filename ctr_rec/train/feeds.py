@@ -16,6 +16,9 @@ from ctr_rec.models.ranker import Branch
 from ctr_rec.train.build import Built
 from ctr_rec.train.stage import Feed, Pass, Stage
 
+TOKENS = 1 << 16
+"""Of a batch of impressions that have a history of their own each, at most."""
+
 
 class Feeds:
     """Readers of the training range, made when first asked for."""
@@ -75,7 +78,9 @@ class Feeds:
         if one.feed is Feed.SINGLE:
             return run.data.model_copy(update={"batches": Pointwise(impressions=impressions)})
         # What lies beyond the tower's reach has no path to the score.
-        batches = Alone(impressions=impressions, history=run.tower.reach or None)
+        history = run.train.sequence_then_sparse.history or run.tower.reach or None
+        tokens = None if history is None else max(TOKENS, history + 1)
+        batches = Alone(impressions=impressions, history=history, tokens=tokens)
         return run.data_of(Branch.SEQUENCE).model_copy(update={"batches": batches})
 
 

@@ -33,12 +33,15 @@ class SequenceThenSparse(Config):
     alternate: "step", a batch of Stage II after every `period` steps of Stage I; "epoch", a whole pass of it after
     every `period` epochs of Stage I. By step, a batch of independent impressions has `period` times as many as one of
     Stage I has on average, so each impression comes once an epoch in either stage [the period and both rules: ours].
+    history: of head=sequence by independent impressions, each with its own copy of its history: newest visible events
+    in it; None: as many as the tower reaches. Such a batch has at most 65,536 tokens, so there may be several a step.
     """
 
     head: Literal["trained", "frozen", "sequence"] = "trained"
     reading: Literal["algorithm", "section_5_3"] = "algorithm"
     alternate: Literal["step", "epoch"] = "step"
     period: int = Field(default=1, ge=1)
+    history: int | None = Field(default=None, ge=1)
 
 
 class DualLoss(Config):

@@ -71,6 +71,11 @@ def _check_sts(run: Run, sts: SequenceThenSparse) -> None:
             f"{where}.head=frozen trains tables through a network that nobody has trained; start it warm "
             "(warm_start.dense=beside), or set head=trained"
         )
+    if sts.history is not None and (sts.head != "sequence" or sts.reading != "algorithm"):
+        raise ConfigError(
+            f"{where}.history={sts.history} has no effect with head={sts.head}, reading={sts.reading}: only "
+            "head=sequence with reading=algorithm gives an impression its own copy of its history; remove it"
+        )
     if sts.reading == "section_5_3" and sts.alternate == "step" and sts.period > 1:
         raise ConfigError(
             f"{where}.period={sts.period} with reading=section_5_3: Stage II takes the packed batch of its step, so "

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ctr_rec.checkpoint.export import convert
+from ctr_rec.checkpoint.history import latest
 from ctr_rec.config import override
 from ctr_rec.errors import CheckpointError, ConfigError, DataError, SchemaError
 from ctr_rec.evaluate import main
@@ -14,6 +16,7 @@ from ctr_rec.evaluate.results import read_test_scorings
 from ctr_rec.metrics.mergeable import all_metrics
 from ctr_rec.models.ranker import Branch
 from ctr_rec.sharding.group import Group, open_group
+from tests.checkpoint.export.reading import read_safetensors
 from tests.evaluate.runs import make_log, train_alone, two_channel_run
 from tests.ranks import run_ranks
 from tests.train.runs import run_with_beside
@@ -206,6 +209,10 @@ def test_the_network_beside_a_model_is_scored_apart(tmp_path: Path) -> None:
     assert mine["cost"]["beside"] == beside["cost"]["dense"]
     assert mine["cost"]["sparse"] == beside["cost"]["sparse"]
     assert "parameters of the network beside it" in (trained / "report.html").read_text()
+    convert(str(latest(trained)), "safetensors", tmp_path / "out", say=lambda sentence: None)
+    exported = read_safetensors(tmp_path / "out" / "dense.safetensors")
+    assert "head.weight" in exported
+    assert not any("beside" in name for name in exported)
 
 
 def test_a_run_without_a_second_network_has_none_to_score(run: Path) -> None:

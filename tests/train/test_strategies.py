@@ -80,6 +80,7 @@ REFUSED = {
         [f"{STS}.reading=section_5_3", f"{STS}.period=3"],
         r"2 of 3 would never reach the tables; set period=1",
     ),
+    "a history that nobody is given": ([f"{STS}.history=5"], r"history=5 has no effect with head=trained"),
     "no epoch of stage two": ([f"{STS}.alternate=epoch", f"{STS}.period=5"], r"no table would ever be trained"),
     "settings of sts": (["train.strategy=joint", f"{STS}.period=2"], r"train\.sequence_then_sparse is set, but"),
     "settings of dual loss": (
