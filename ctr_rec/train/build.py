@@ -20,6 +20,8 @@ from ctr_rec.sharding.group import Group
 from ctr_rec.sharding.initial import RowNumbers
 from ctr_rec.sharding.parallelize import Parallel, parallelize
 from ctr_rec.train.run import Run
+from ctr_rec.train.stage import Stage
+from ctr_rec.train.strategies import stages
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     ranker = ranker_of(run, spec)
     numbers = VocabularyNumbers(run.data.log, manifest)
     sharding = run.sharding
-    if run.beside is not None:
-        # Passes of one branch: DDP must not wait for gradients of the other.
+    if run.beside is not None and any(_of_one_branch(stage) for stage in stages(run)):
+        # DDP must not wait for gradients of the other branch.
         sharding = sharding.model_copy(update={"unused_parameters": True})
     parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
     return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
@@ -99,6 +101,11 @@ def ranker_of(run: Run, spec: SparseSpec) -> Ranker:
     """The run's model, its tables on "meta"."""
     mean = run.sharding.optimizer.gradient == "mean"
     return Ranker(spec, run.tower, tuple(run.data.channels), beside=run.beside, mean_gradients=mean)
+
+
+def _of_one_branch(stage: Stage) -> bool:
+    """Whether a pass leaves one of two branches out."""
+    return not stage.drops_beside and any(one.loss.branch is not Branch.BOTH for one in stage.passes)
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:

@@ -167,7 +167,8 @@ class Trainer:
 
     def _may_begin(self, number: int, stage: Stage) -> bool:
         """A stage that goes on begins where the one before has met its end, and not where the epochs are over."""
-        return not stage.goes_on or number == self.position.stage or self.position.over(self.stages[number - 1])
+        at = self.position
+        return not stage.goes_on or number == at.stage or (number == at.stage + 1 and at.over(self.stages[at.stage]))
 
     def _stage(
         self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None

@@ -25,6 +25,7 @@ from ctr_rec.train.seen import read_seen
 from ctr_rec.train.stage import Loss, Part, Pass
 from ctr_rec.train.step import Stepper, bce_sum
 from ctr_rec.train.strategies import stages
+from ctr_rec.train.trainer import Outcome
 from ctr_rec.train.warm_start import fill_tables
 from tests.ranks import forkserver, run_ranks
 from tests.train.runs import run_with_beside, small_run
@@ -33,9 +34,9 @@ from tests.train.test_warm_start import small_log
 FADE, EVERY = 3, 4
 
 
-def fit_alone(run: Run, folder: Path, resume: bool = False) -> None:
+def fit_alone(run: Run, folder: Path, resume: bool = False) -> Outcome:
     with open_group("cpu") as group:
-        fit(run, RunFolder(folder), group, resume)
+        return fit(run, RunFolder(folder), group, resume)
 
 
 def _fit_on_ranks(group: Group, run: Run, folder: Path) -> str:
@@ -108,7 +109,7 @@ def test_a_tower_that_never_catches_up_keeps_the_original(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "as_good", lambda *_: False)
-    fit_alone(run, tmp_path)
+    assert fit_alone(run, tmp_path).position.stage == 0
     assert all("beside_auc" in line for line in _lines(tmp_path, "valid"))
     assert any("beside" in name for name in _dense_names(tmp_path))
     assert read_manifest(latest(tmp_path)).stage == 0

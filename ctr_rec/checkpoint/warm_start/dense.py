@@ -42,7 +42,9 @@ def plan_dense(
             the source's.
     """
     if rule == "beside":
-        rule = _second_network(ours, source)
+        loaded = _second_network(ours, source)
+        left_out = {name: "not of the second network" for name in ours if name not in loaded}
+        return DenseReport(rule="beside", loaded=loaded, left_out=left_out)
     if rule == "none":
         return DenseReport(rule="none", left_out={name: "dense=none" for name in ours})
     if rule == "matching":
