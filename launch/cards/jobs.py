@@ -72,6 +72,27 @@ class Scored:
         call(self.folder, "predict", "--scorer", self.scorer, "--log", self.log, "--run-dir", str(self.folder))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A trained run scored on each impression's newest events alone, once for every number in `histories`."""
+
+    folder: Path
+    split: str
+    histories: tuple[int, ...]
+
+    def metrics(self, history: int) -> Path:
+        return _metrics(self.folder, f"{self.split}-history-{history}")
+
+    @property
+    def done(self) -> bool:
+        return all(self.metrics(history).is_file() for history in self.histories)
+
+    def run(self) -> None:
+        for history in self.histories:
+            if not self.metrics(history).is_file():
+                call(self.folder, "evaluate", str(self.folder), "--split", self.split, "--history", str(history))
+
+
 def _metrics(folder: Path, split: str) -> Path:
     return folder / "metrics" / f"{split}.json"
 
@@ -94,12 +115,12 @@ def call(folder: Path, *arguments: str) -> None:
         )
 
 
-def run_all(wanted: Sequence[Trained | Scored]) -> None:
+def run_all(wanted: Sequence[Trained | Scored | Cut]) -> None:
     """Runs what is not done yet, JOBS at a time, one line per finished run."""
     todo = [job for job in wanted if not job.done]
     print(f"{len(wanted) - len(todo)} runs done, {len(todo)} to go", flush=True)
 
-    def one(job: Trained | Scored) -> None:
+    def one(job: Trained | Scored | Cut) -> None:
         job.run()
         print(f"done: {job.folder}", flush=True)
 
