@@ -56,8 +56,8 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     log: Path | None = None,
-    branch: Branch = Branch.SEQUENCE,
     history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
 ) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
 
