@@ -139,12 +139,17 @@ def warm_start(words: tuple[str, ...], overrides: tuple[str, ...], dry_run: bool
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
 @click.option("--history", type=EVENTS, help="Give each impression its newest visible events alone, so many.")
-def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None, history: int | None) -> int:
+@click.option("--branch", type=click.Choice(["beside"]), help="Score the network that was trained beside the model.")
+def evaluate(
+    run_dir: Path, split: str, checkpoint: str, log: Path | None, history: int | None, branch: str | None
+) -> int:
     """Score a split, write predictions, metrics and report.html into the run, print a table."""
     from ctr_rec.evaluate.main import evaluate as run
+    from ctr_rec.models.ranker import Branch
     from ctr_rec.sharding.launch import recorded
 
-    return recorded(lambda: _done(lambda: run(run_dir, split=split, checkpoint=checkpoint, log=log, history=history)))
+    settings = {"split": split, "checkpoint": checkpoint, "log": log, "history": history}
+    return recorded(lambda: _done(lambda: run(run_dir, **settings, branch=Branch(branch or "sequence"))))
 
 
 @commands.command()

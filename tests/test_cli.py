@@ -176,9 +176,11 @@ def test_a_warm_start_without_a_question_is_refused(words: tuple[str, ...], caps
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "evaluate")
     assert run("evaluate", "runs/a", "--split", "valid", "--checkpoint", "step-7", "--log", "l") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l"), None]
+    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l"), None, "sequence"]
     assert run("evaluate", "runs/a") == 0
-    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None, None]
+    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None, None, "sequence"]
+    assert run("evaluate", "runs/a", "--branch", "beside") == 0
+    assert calls.pop(2)["branch"] == "beside"
     assert run("evaluate", "runs/a", "--history", "64") == 0
     assert calls[2]["history"] == 64
     assert run("evaluate", "runs/a", "--history", "0") == 2

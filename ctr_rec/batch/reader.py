@@ -7,7 +7,7 @@ anywhere and resumed, on the same or another number of ranks, sees every impress
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
 
 from ctr_rec.batch.batch import Batch
@@ -76,7 +76,7 @@ class Reader:
         """Global batches per epoch, the same in every epoch and on every rank."""
         return self._order.num_batches()
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """This rank's part of the global batches start, start + 1, ... of an epoch. Nothing before `start` is read.
 
         Raises:

@@ -20,14 +20,15 @@ from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
 from ctr_rec.evaluate.report import write_report
 from ctr_rec.models.cost import Cost, cost
-from ctr_rec.models.ranker import Ranker
+from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
-from ctr_rec.train.build import Built, build
+from ctr_rec.train.build import Built, build, ranker_of
 from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.run import Run
 
 SCORED_SPLITS = ("valid", "test")
 
@@ -36,10 +37,13 @@ SCORED_SPLITS = ("valid", "test")
 class Scored:
     """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
 
+    run: as its folder has it. built: of it, without a second network that was not asked for.
     history: newest visible events that each impression was given; None: as the run says.
     """
 
     predictions: Predictions
+    run: Run
+    branch: Branch
     built: Built
     checkpoint: Manifest
     seconds: float
@@ -53,24 +57,29 @@ def evaluate(
     checkpoint: str = "best",
     log: Path | None = None,
     history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
 ) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
+
+    Of the second network, predictions and metrics lie in a folder `beside` of it, and there is no report.
 
     Args:
         run_dir: folder of a run.
         split: `valid` or `test`; each scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
         log: prepared log with the run's tables, instead of the one it was trained on.
+        branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
         history: gives each impression its newest visible events alone, so many; the files then are named after it,
             and there is no report.
 
     Raises:
-        ConfigError: no run folder, no such split, or a history for a run that reads none. CheckpointError: no such
-        checkpoint, or it is damaged or was trained on other data. SchemaError: the log has not the features or tables
-        that the model reads. DataError: the log cannot be read or has no impression in the split.
+        ConfigError: no run folder, no such split, no second network, or a history for a run that reads none.
+        CheckpointError: no such checkpoint, or it is damaged, without the second network or was trained on other data.
+        SchemaError: the log has not the features or tables that the model reads. DataError: the log cannot be read or
+        has no impression in the split.
     """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group, history)
+        scored = score(run_dir, split, checkpoint, log, group, history, branch)
         on_main(group, lambda: _finish(run_dir, split, scored))
 
 
@@ -89,27 +98,38 @@ def predict(
 
 
 def score(
-    run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group, history: int | None = None
+    run_dir: Path,
+    split: str,
+    checkpoint: str,
+    log: Path | None,
+    group: Group,
+    history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
 ) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
     if split not in SCORED_SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
     folder = RunFolder(run_dir)
     run = folder.load_run()
+    if branch is Branch.BESIDE and run.beside is None:
+        raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
+    if branch is Branch.BESIDE and history is not None:
+        raise ConfigError(f"--history {history} cuts what the model is given; leave it or --branch out")
     if log is not None:
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
     if history is not None:
         run = cut_run(run, history)
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    built = build(run, group, folder.load_inputs())
-    reader = built.reader(split, 0)
+    whole = branch is Branch.BESIDE
+    built = build(run if whole else run.model_copy(update={"beside": None}), group, folder.load_inputs())
+    reader = built.reader(split, 0, branch)
     stored = load_weights(folder, built, checkpoint)
     doubts = _check_data(stored, built, split, log)
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
-    return Scored(predictions, built, stored, time.perf_counter() - started, doubts, history)
+        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress, branch)
+    return Scored(predictions, run, branch, built, stored, time.perf_counter() - started, doubts, history)
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -144,15 +164,18 @@ def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
     found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
-    results.save(run_dir, found, scored.predictions, log, manifest)
+    beside = scored.branch is Branch.BESIDE
+    folder = run_dir / scored.branch.value if beside else run_dir
+    folder.mkdir(exist_ok=True)
+    results.save(folder, found, scored.predictions, log, manifest)
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
     # The report speaks of the run as it is.
-    wrote = write_report(run_dir) if scored.history is None else run_dir / "metrics" / f"{found.name}.json"
-    label = "report" if scored.history is None else "metrics"
-    console.print(f"{label}: {wrote}", highlight=False, soft_wrap=True)
+    as_it_is = scored.history is None and not beside
+    wrote = write_report(run_dir) if as_it_is else folder / "metrics" / f"{found.name}.json"
+    console.print(f"{'report' if as_it_is else 'metrics'}: {wrote}", highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -166,7 +189,9 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
 
 def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
     if split == SPLITS[2]:
-        times = results.count_test_scoring(run_dir, f"{verb}{_on(scored.history)}, step {scored.checkpoint.step}")
+        whose = f" of {scored.branch.value}" if scored.branch is Branch.BESIDE else ""
+        by = f"{verb}{whose}{_on(scored.history)}, step {scored.checkpoint.step}"
+        times = results.count_test_scoring(run_dir, by)
         console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
 
 
@@ -189,12 +214,13 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
-        "cost": _cost(built, split).model_dump(mode="json"),
+        "cost": _cost(scored, split).model_dump(mode="json"),
         "warnings": list(scored.doubts),
     }
 
 
-def _cost(built: Built, split: str) -> Cost:
+def _cost(scored: Scored, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
-    ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
-    return cost(ranker, built.spec, next(iter(built.reader(split, 0).batches(epoch=0))))
+    spec = scored.built.spec
+    batch = next(iter(scored.built.reader(split, 0, scored.branch).batches(epoch=0)))
+    return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)

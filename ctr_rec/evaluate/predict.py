@@ -11,6 +11,7 @@ from torch import nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.reader import Reader
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.models.ranker import Branch
 from ctr_rec.sharding.group import Group
 
 
@@ -20,10 +21,12 @@ def predict(
     group: Group,
     item_is_new: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
+    branch: Branch = Branch.SEQUENCE,
 ) -> Predictions:
     """Predictions of the reader's whole split, sorted by impression, on every rank.
 
     item_is_new: bool per item number. progress: called with (batches done, batches in all).
+    branch: whose logits, of a ranker with a second network.
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("impression", "user", "item", "request_time", "history_length", "label", "logit")
@@ -33,7 +36,7 @@ def predict(
     total = reader.num_batches()
     with torch.no_grad():
         for done, batch in enumerate(reader.batches(epoch=0), start=1):
-            logit = model(batch.to(group.device))
+            logit = model(batch.to(group.device), branch=branch)
             _append(columns, batch, logit)
             if progress is not None:
                 progress(done, total)

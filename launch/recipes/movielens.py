@@ -23,6 +23,7 @@ from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
 from ctr_rec.train.optimizers import DenseOptimizer
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
+from ctr_rec.train.settings import DualLoss
 
 LOG = "logs/movielens_1m"
 COUNTERS = ("item_like", "user_like")
@@ -90,6 +91,7 @@ def hstu() -> Run:
     )
 
 
+EARLY = "logs/movielens_1m_early"
 FIRST_HALF, SECOND_HALF = "logs/movielens_1m_first_half", "logs/movielens_1m_second_half"
 OLD_MODEL = "runs/card_warm_start/old-1"
 
@@ -154,6 +156,38 @@ def grab() -> Run:
 def grab_one() -> Run:
     """GRAB with a single channel, an ablation."""
     return _grab("grab_one", {"all": Behaviours()})
+
+
+def grab_sts() -> Run:
+    """One-channel GRAB by Sequence-Then-Sparse on the early cut: its tables learn beside it, through a DIN."""
+    run = grab_one()
+    return run.model_copy(
+        update={
+            "name": "grab_sts",
+            "data": run.data.model_copy(update={"log": EARLY, "channels": _by_taste()}),
+            "beside": DINConfig(),
+            "train": TrainConfig(epochs=1, strategy="sequence_then_sparse"),
+            "validation": Validation(metric="auc"),
+        }
+    )
+
+
+def grab_dual() -> Run:
+    """One-channel GRAB on the second half with the old DIN beside it: its tables, its weights and its loss.
+
+    Tables keep the old model's width of 16, which its dense weights are made for.
+    """
+    run = _on_second_half(grab_one(), WarmStart(source=OLD_MODEL, checkpoint="last", dense="beside"))
+    return run.model_copy(
+        update={
+            "name": "grab_dual",
+            "data": run.data.model_copy(update={"channels": _by_taste()}),
+            "beside": DINConfig(),
+            "embedding": din().embedding,
+            "train": TrainConfig(epochs=2, strategy="dual_loss_warm_start", dual_loss=DualLoss(fade_steps=50)),
+            "validation": Validation(metric="auc", every=15),
+        }
+    )
 
 
 def _with_counters(run: Run) -> Run:

@@ -49,6 +49,7 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
 }
 CASES: dict[str, TowerConfig] = {
     "mlp": MLPConfig(),
+    "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),
     "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),

@@ -7,8 +7,9 @@ from ctr_rec.config import from_json, override
 from ctr_rec.errors import ConfigError
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
+from ctr_rec.models.ranker import Branch
 from ctr_rec.train.run import Run
-from tests.train.runs import small_run
+from tests.train.runs import run_with_beside, small_run
 
 
 def test_a_run_survives_its_json_with_the_tower_it_had() -> None:
@@ -52,3 +53,27 @@ def test_channels_that_a_tower_does_not_read_are_refused() -> None:
     data = run.data.model_copy(update={"batches": Packed(tokens=2000, context=512)})
     with pytest.raises(ValueError, match=r"HSTUConfig reads a user's whole stream, so data.channels \(all\) would"):
         Run(**{**dict(run), "data": data, "tower": HSTUConfig()})
+
+
+def test_a_second_network_survives_its_json_and_lets_a_run_have_channels() -> None:
+    run = override(run_with_beside(Path("log")), ["beside.orders=7"])
+    again = from_json(Run, run.model_dump_json(), "config.json")
+    assert again == run
+    assert isinstance(again.beside, DINConfig)
+    assert again.beside.orders == 7
+
+
+def test_each_branch_reads_what_it_would_alone() -> None:
+    run = run_with_beside(Path("log"))
+    assert not run.data_of(Branch.SEQUENCE).channels
+    assert run.data_of(Branch.SEQUENCE).batches == run.data.batches
+    assert run.data_of(Branch.BESIDE).channels == run.data.channels
+    assert isinstance(run.data_of(Branch.BESIDE).batches, Pointwise)
+    plain = small_run(Path("log"))
+    assert plain.data_of(Branch.SEQUENCE) == plain.data
+
+
+def test_a_second_network_of_packed_batches_is_refused() -> None:
+    run = run_with_beside(Path("log"))
+    with pytest.raises(ValueError, match=r"beside is HSTUConfig, which reads packed batches; .* take DINConfig"):
+        Run(**{**dict(run), "beside": HSTUConfig(window=6)})
