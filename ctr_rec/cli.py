@@ -155,6 +155,8 @@ def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> in
     "--scorer", type=click.Choice(["item_mean", "counters2", "counters7"]), help="A scorer without a network instead."
 )
 @click.option("--run-dir", "new_run", type=PATH, help="With --scorer: the run folder to write.")
+@click.option("--split-run", is_flag=True, help="Score users' kept states as a service would; say how exact that is.")
+@click.option("--micro-batch", type=click.IntRange(min=1), help="With --split-run: candidates at a time; default 256.")
 def predict(
     run_dir: Path | None,
     out: Path | None,
@@ -163,9 +165,15 @@ def predict(
     log: Path | None,
     scorer: str | None,
     new_run: Path | None,
+    split_run: bool,
+    micro_batch: int | None,
 ) -> int:
     """Write the logit of every impression of a split: of a run, or of a simple scorer (--scorer)."""
+    if micro_batch is not None and not split_run:
+        raise ConfigError("predict --micro-batch belongs to --split-run; add that, or remove it")
     if scorer is not None:
+        if split_run:
+            raise ConfigError("predict --split-run is of a run's tower; --scorer has none")
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
         given = click.get_current_context().get_parameter_source
@@ -182,7 +190,8 @@ def predict(
         raise ConfigError("predict expects RUN_DIR and --out FILE, or --scorer with --log and --run-dir")
     from ctr_rec.evaluate.main import predict as run
 
-    run(run_dir, out, split=split, checkpoint=checkpoint, log=log)
+    batch = (micro_batch or 256) if split_run else None
+    run(run_dir, out, split=split, checkpoint=checkpoint, log=log, micro_batch=batch)
     return 0
 
 

@@ -18,7 +18,7 @@ from ctr_rec.models.grab.channels import Channel, Sight
 from ctr_rec.models.grab.config import GRABSettings, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.tokenizer import Tokenizer
-from ctr_rec.models.state import ChannelState, HistoryState
+from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
 from ctr_rec.models.tower import SplitTower
 from ctr_rec.schema.table import SparseSpec
 
@@ -56,7 +56,9 @@ class GRABTower(SplitTower):
 
     @property
     def looks_back(self) -> int:
-        return self.config.span
+        """A channel of all events reads its newest L_w; the newest of a subset may lie anywhere in the span."""
+        config = self.config
+        return max(b.window if b.actions is None else config.span for b in config.channels.values())
 
     def encode_history(self, embedded: Embedded, batch: Batch) -> HistoryState:
         x_TD = self.dropout(self.tokenizer.partial_tokens(embedded, batch))
@@ -113,6 +115,13 @@ class GRABTower(SplitTower):
             gate = width * width * (count if self.config.mix is MixGate.JOINT else 1)
             total += len(self.mixes) * count * 2 * batch.num_impressions * gate
         return total + (self.mlp.flops(batch.num_impressions) if self.mlp is not None else 0)
+
+    def state_bytes(self, batch: Batch) -> int:
+        config, kept_T = self.config, kept_events(batch, self.looks_back)
+        found = [sight.channel(batch).event_C for sight in self.sights.values()]
+        channels = [(int(kept_T.sum() if e is None else kept_T[e].sum()), e is not None) for e in found]
+        row = config.layers * 2 * config.heads * config.head_width * next(self.parameters()).element_size()
+        return bytes_of_states(batch.num_users, int(kept_T.sum()), channels, row)
 
     def _channel_flops(self, channel: Channel, candidates: Ranges, window: int) -> int:
         config, events = self.config, channel.action_C.shape[0]
