@@ -176,8 +176,7 @@ def predict(
             raise ConfigError("predict --split-run is of a run's tower; --scorer has none")
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
-        given = click.get_current_context().get_parameter_source
-        useless = [f"--{name}" for name in ("split", "checkpoint") if given(name) is not ParameterSource.DEFAULT]
+        useless = _given("split", "checkpoint")
         if useless:
             raise ConfigError(
                 f"predict --scorer scores validation and test and has no checkpoint; remove {' and '.join(useless)}"
@@ -212,14 +211,42 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
 
 @commands.command()
-@click.argument("path")
+@click.argument("words", nargs=-1, required=True, metavar="[attention] PATH")
 @click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
-@click.option("--out", type=PATH, help="Of a checkpoint: folder for a plot of the norms of its tables' rows.")
-def inspect(path: str, check: bool, out: Path | None) -> int:
-    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it."""
+@click.option("--out", type=PATH, help="Folder for plots: of a checkpoint's table rows, or of attention.")
+@click.option("--split", type=SPLIT, default="valid", show_default=True, help="Of attention.")
+@click.option("--checkpoint", help="Of a run's attention: best (default), last or step-N.")
+@click.option("--log", type=PATH, help="Of attention: prepared log, instead of the one the run was trained on.")
+@click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of attention.")
+def inspect(
+    words: tuple[str, ...],
+    check: bool,
+    out: Path | None,
+    split: str,
+    checkpoint: str | None,
+    log: Path | None,
+    impressions: int,
+) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it.
+
+    `inspect attention PATH`, of a run or one of its checkpoints: draws where the candidates' attention goes, by
+    relative position, relative time and action.
+    """
+    if len(words) == 2 and words[0] == "attention":
+        if check:
+            raise ConfigError("inspect attention checks no files; remove --check, or inspect the checkpoint itself")
+        from ctr_rec.inspect.attention import inspect_attention
+
+        inspect_attention(Path(words[1]), split, checkpoint, log, out, impressions)
+        return 0
+    useless = _given("split", "checkpoint", "log", "impressions")
+    if len(words) != 1 or useless:
+        raise ConfigError(
+            f"expected `inspect PATH` or `inspect attention PATH`, got: inspect {' '.join([*words, *useless])}"
+        )
     from ctr_rec.inspect import describe
 
-    describe(path, check=check, out=out)
+    describe(words[0], check=check, out=out)
     return 0
 
 
@@ -265,6 +292,12 @@ def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
     for name in names:
         run(name, as_json, log)
     return 0
+
+
+def _given(*options: str) -> list[str]:
+    """Those options of the verb that the user wrote down."""
+    source = click.get_current_context().get_parameter_source
+    return [f"--{name}" for name in options if source(name) is not ParameterSource.DEFAULT]
 
 
 def _done(action: Callable[[], None]) -> int:

@@ -137,6 +137,9 @@ def test_a_run_becomes_a_scorer(tmp_path: Path) -> None:
     folder = train_alone(run, tmp_path / "run")
     with open_group("cpu") as group:
         packed = score(folder, "test", "last", None, group).predictions
+        split_run = score(folder, "test", "last", None, group, micro_batch=2)
+        assert split_run.predictions.logit == pytest.approx(packed.logit, abs=1e-5)
+        assert "states of" in split_run.facts[0]
         scorer = Scorer.from_run(folder, group, "last", micro_batch=3)
         asked = requests(users)
         for number, logit in zip(packed.impression.tolist(), packed.logit.tolist(), strict=True):

@@ -5,6 +5,8 @@ Legend: T events, C events of a channel, N impressions, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,11 @@ from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.tokenizer import Tokenizer
 from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
 from ctr_rec.models.tower import SplitTower
+from ctr_rec.ops.prefix_attention import BlockWeights
 from ctr_rec.schema.table import SparseSpec
+
+Watch = Callable[[str, int, Iterator[BlockWeights]], None]
+"""Told the channel, the layer (from 0) and its attention weights, a block of impressions at a time."""
 
 
 class GRABConfig(GRABSettings):
@@ -75,19 +81,25 @@ class GRABTower(SplitTower):
             values.append(v)
         return ChannelState(channel.event_C, tuple(keys), tuple(values))
 
-    def score(self, state: HistoryState, embedded: Embedded, batch: Batch) -> Tensor:
+    def score(self, state: HistoryState, embedded: Embedded, batch: Batch, watch: Watch | None = None) -> Tensor:
+        """watch: called before every layer of every channel, with impressions in the order of `by_visible_end`."""
         full_ND = self.dropout(self.tokenizer.full_tokens(embedded, batch))
         order_N = by_visible_end(batch)
-        state_ND = self._score(state, full_ND[order_N], batch, order_N)[order_N.argsort()]
+        state_ND = self._score(state, full_ND[order_N], batch, order_N, watch)[order_N.argsort()]
         return state_ND if self.mlp is None else self.mlp(state_ND)
 
-    def _score(self, state: HistoryState, full_ND: Tensor, batch: Batch, order_N: Tensor) -> Tensor:
+    def _score(
+        self, state: HistoryState, full_ND: Tensor, batch: Batch, order_N: Tensor, watch: Watch | None
+    ) -> Tensor:
         channels = [(self._layers(name), state.channels[name]) for name in self.stacks]
         seen = [self.sights[name].candidates(state.channels[name].event_C, batch, order_N) for name in self.stacks]
         targets = [full_ND for _ in channels]
         for depth in range(self.config.layers):
             if len(self.mixes):
                 targets = self.mixes[depth](targets)
+            if watch is not None:
+                for name, x_ND, (layers, held), ranges in zip(self.stacks, targets, channels, seen, strict=True):
+                    watch(name, depth, layers[depth].weights(x_ND, held.keys[depth], ranges))
             targets = [
                 layers[depth].score(x_ND, held.keys[depth], held.values[depth], ranges)
                 for x_ND, (layers, held), ranges in zip(targets, channels, seen, strict=True)

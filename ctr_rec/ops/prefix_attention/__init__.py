@@ -12,14 +12,17 @@ Worked example: two users with 3 and 2 history tokens, one candidate each, the s
 from ctr_rec.ops.prefix_attention.attention import prefix_attention
 from ctr_rec.ops.prefix_attention.bias import QueryBias, RelativeBias, hstu_time_edges, time_bucket
 from ctr_rec.ops.prefix_attention.plan import BlockLimits, BlockPlan, plan_blocks
+from ctr_rec.ops.prefix_attention.weights import BlockWeights, softmax_weights
 
 __all__ = [
     "BlockLimits",
     "BlockPlan",
+    "BlockWeights",
     "QueryBias",
     "RelativeBias",
     "hstu_time_edges",
     "plan_blocks",
     "prefix_attention",
+    "softmax_weights",
     "time_bucket",
 ]
