@@ -163,6 +163,8 @@ def evaluate(
     "--scorer", type=click.Choice(["item_mean", "counters2", "counters7"]), help="A scorer without a network instead."
 )
 @click.option("--run-dir", "new_run", type=PATH, help="With --scorer: the run folder to write.")
+@click.option("--split-run", is_flag=True, help="Score users' kept states as a service would; say how exact that is.")
+@click.option("--micro-batch", type=click.IntRange(min=1), help="With --split-run: candidates at a time; default 256.")
 def predict(
     run_dir: Path | None,
     out: Path | None,
@@ -172,15 +174,18 @@ def predict(
     history: int | None,
     scorer: str | None,
     new_run: Path | None,
+    split_run: bool,
+    micro_batch: int | None,
 ) -> int:
     """Write the logit of every impression of a split: of a run, or of a simple scorer (--scorer)."""
+    if micro_batch is not None and not split_run:
+        raise ConfigError("predict --micro-batch belongs to --split-run; add that, or remove it")
     if scorer is not None:
+        if split_run:
+            raise ConfigError("predict --split-run is of a run's tower; --scorer has none")
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
-        given = click.get_current_context().get_parameter_source
-        useless = [
-            f"--{name}" for name in ("split", "checkpoint", "history") if given(name) is not ParameterSource.DEFAULT
-        ]
+        useless = _given("split", "checkpoint", "history")
         if useless:
             raise ConfigError(
                 "predict --scorer scores validation and test, and has no checkpoint or history; remove "
@@ -194,7 +199,10 @@ def predict(
         raise ConfigError("predict expects RUN_DIR and --out FILE, or --scorer with --log and --run-dir")
     from ctr_rec.evaluate.main import predict as run
 
-    run(run_dir, out, split=split, checkpoint=checkpoint, log=log, history=history)
+    if split_run and history is not None:
+        raise ConfigError("predict --split-run scores users' whole states; remove it or --history")
+    batch = (micro_batch or 256) if split_run else None
+    run(run_dir, out, split=split, checkpoint=checkpoint, log=log, history=history, micro_batch=batch)
     return 0
 
 
@@ -215,14 +223,42 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
 
 @commands.command()
-@click.argument("path")
+@click.argument("words", nargs=-1, required=True, metavar="[attention] PATH")
 @click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
-@click.option("--out", type=PATH, help="Of a checkpoint: folder for a plot of the norms of its tables' rows.")
-def inspect(path: str, check: bool, out: Path | None) -> int:
-    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it."""
+@click.option("--out", type=PATH, help="Folder for plots: of a checkpoint's table rows, or of attention.")
+@click.option("--split", type=SPLIT, default="valid", show_default=True, help="Of attention.")
+@click.option("--checkpoint", help="Of a run's attention: best (default), last or step-N.")
+@click.option("--log", type=PATH, help="Of attention: prepared log, instead of the one the run was trained on.")
+@click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of attention.")
+def inspect(
+    words: tuple[str, ...],
+    check: bool,
+    out: Path | None,
+    split: str,
+    checkpoint: str | None,
+    log: Path | None,
+    impressions: int,
+) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it.
+
+    `inspect attention PATH`, of a run or one of its checkpoints: draws where the candidates' attention goes, by
+    relative position, relative time and action.
+    """
+    if len(words) == 2 and words[0] == "attention":
+        if check:
+            raise ConfigError("inspect attention checks no files; remove --check, or inspect the checkpoint itself")
+        from ctr_rec.inspect.attention import inspect_attention
+
+        inspect_attention(Path(words[1]), split, checkpoint, log, out, impressions)
+        return 0
+    useless = _given("split", "checkpoint", "log", "impressions")
+    if len(words) != 1 or useless:
+        raise ConfigError(
+            f"expected `inspect PATH` or `inspect attention PATH`, got: inspect {' '.join([*words, *useless])}"
+        )
     from ctr_rec.inspect import describe
 
-    describe(path, check=check, out=out)
+    describe(words[0], check=check, out=out)
     return 0
 
 
@@ -268,6 +304,12 @@ def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
     for name in names:
         run(name, as_json, log)
     return 0
+
+
+def _given(*options: str) -> list[str]:
+    """Those options of the verb that the user wrote down."""
+    source = click.get_current_context().get_parameter_source
+    return [f"--{name}" for name in options if source(name) is not ParameterSource.DEFAULT]
 
 
 def _done(action: Callable[[], None]) -> int:

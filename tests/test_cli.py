@@ -194,6 +194,13 @@ def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[1]["history"] == 8
 
 
+@pytest.mark.parametrize(("words", "size"), [((), 256), (("--micro-batch", "8"), 8)])
+def test_predict_by_a_split_run(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], size: int) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
+    assert run("predict", "runs/a", "--out", "p.parquet", "--split-run", *words) == 0
+    assert calls[0]["micro_batch"] == size
+
+
 def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.counters", "score")
     assert run("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "runs/c") == 0
@@ -206,6 +213,8 @@ def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("predict",),
         ("predict", "runs/a"),
         ("predict", "runs/a", "--out", "x", "--run-dir", "y"),
+        ("predict", "runs/a", "--out", "x", "--micro-batch", "4"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split-run"),
         ("predict", "--scorer", "counters7"),
         ("predict", "runs/a", "--scorer", "counters7", "--log", "l", "--run-dir", "y"),
         ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split", "test"),
@@ -247,6 +256,30 @@ def test_bench_lists_or_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     calls = watch(monkeypatch, "ctr_rec.bench", "run", [])
     assert run("bench", "din", "gauc", "--json", "--log", "l") == 0
     assert [list(c.values()) for c in calls] == [["din", True, Path("l")], ["gauc", True, Path("l")]]
+
+
+def test_inspect_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.inspect.attention", "inspect_attention")
+    words = ("--split", "test", "--checkpoint", "last", "--log", "l", "--out", "o", "--impressions", "7")
+    assert run("inspect", "attention", "runs/a", *words) == 0
+    assert list(calls[0].values()) == [Path("runs/a"), "test", "last", Path("l"), Path("o"), 7]
+    assert run("inspect", "attention", "runs/a") == 0
+    assert list(calls[1].values()) == [Path("runs/a"), "valid", None, None, None, 20_000]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attention", "runs/a", "--check"),
+        ("runs/a", "--split", "valid"),
+        ("runs/a", "--impressions", "5"),
+        ("attention", "a", "b"),
+        ("a", "b"),
+    ],
+)
+def test_inspect_refuses_what_has_no_effect(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", *words) == 2
+    assert "inspect attention" in capsys.readouterr().err
 
 
 def test_inspect_and_convert_pass_their_options_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def padded_logits(ranker: Ranker, batch: Batch, chunks: list[Copies]) -> Tensor:
     assert len(tower.stacks) == 1, "the padded GRAB has one channel of all events"
     assert tower.profile is None
     assert tower.mlp is None
-    partial_TD, full_ND = tower.tokenizer(ranker.front(batch), batch)
+    embedded = ranker.front(batch)
+    partial_TD = tower.tokenizer.partial_tokens(embedded, batch)
+    full_ND = tower.tokenizer.full_tokens(embedded, batch)
     states = [_run(tower, partial_TD, full_ND, batch, copies) for copies in chunks]
     return ranker.head(torch.cat(states)).squeeze(-1)
 
@@ -60,7 +62,7 @@ def padded_logits(ranker: Ranker, batch: Batch, chunks: list[Copies]) -> Tensor:
 def _run(tower: GRABTower, partial_TD: Tensor, full_ND: Tensor, batch: Batch, copies: Copies) -> Tensor:
     (name,) = tower.stacks
     stack, window = tower.stacks[name], tower.config.channels[name].window
-    ticks = tower.ticks_per_second
+    ticks = tower.sights[name].ticks_per_second
     key_time_NL = whole_seconds(batch.event_known_at[copies.event_NL], ticks)
     time_N = whole_seconds(batch.impression_time[copies.impression_N], ticks)
     action_NL = batch.event_action[copies.event_NL]

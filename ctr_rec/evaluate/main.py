@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from rich.console import Console
 
-from ctr_rec.checkpoint.manifest import Manifest, check_compatible
-from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.checkpoint.manifest import Manifest
+from ctr_rec.errors import ConfigError
 from ctr_rec.evaluate import results
 from ctr_rec.evaluate.cut import cut_run
 from ctr_rec.evaluate.identity import raw_ids
+from ctr_rec.evaluate.opened import open_run
 from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
@@ -22,10 +23,10 @@ from ctr_rec.evaluate.report import write_report
 from ctr_rec.models.cost import Cost, cost
 from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.serve.split_run import SplitRun
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
-from ctr_rec.train.build import Built, build, ranker_of
-from ctr_rec.train.checkpoints import load_weights
+from ctr_rec.train.build import Built, ranker_of
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.run import Run
@@ -49,6 +50,7 @@ class Scored:
     seconds: float
     doubts: tuple[str, ...]
     history: int | None
+    facts: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -90,10 +92,15 @@ def predict(
     checkpoint: str = "best",
     log: Path | None = None,
     history: int | None = None,
+    micro_batch: int | None = None,
 ) -> None:
-    """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`."""
+    """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`.
+
+    micro_batch: score users' states and so many candidates at a time instead of packed users, and print how far the
+    two are apart. Raises ConfigError where the tower has no state.
+    """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group, history)
+        scored = score(run_dir, split, checkpoint, log, group, history, micro_batch=micro_batch)
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
@@ -105,41 +112,50 @@ def score(
     group: Group,
     history: int | None = None,
     branch: Branch = Branch.SEQUENCE,
+    micro_batch: int | None = None,
 ) -> Scored:
-    """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
+    """Rebuilds the run from its folder on this rank of an open group, and scores. A collective.
+
+    micro_batch: score as a scorer would, so many candidates of a user at a time; None scores packed.
+    """
     if split not in SCORED_SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
-    folder = RunFolder(run_dir)
-    run = folder.load_run()
+    run = RunFolder(run_dir).load_run()
     if branch is Branch.BESIDE and run.beside is None:
         raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
     if branch is Branch.BESIDE and history is not None:
         raise ConfigError(f"--history {history} cuts what the model is given; leave it or --branch out")
-    if log is not None:
-        run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
-    if history is not None:
-        run = cut_run(run, history)
-    if run.train.threads is not None:
-        torch.set_num_threads(run.train.threads)
-    whole = branch is Branch.BESIDE
-    built = build(run if whole else run.model_copy(update={"beside": None}), group, folder.load_inputs())
+
+    def scored_run(run: Run) -> Run:
+        run = run if history is None else cut_run(run, history)
+        return run if branch is Branch.BESIDE else run.model_copy(update={"beside": None})
+
+    built, stored = open_run(run_dir, checkpoint, log, group, scored_run)
     reader = built.reader(split, 0, branch)
-    stored = load_weights(folder, built, checkpoint)
-    doubts = _check_data(stored, built, split, log)
+    doubts = _doubts(stored, built, split, log)
+    model = built.parallel.model if micro_batch is None else SplitRun(built.ranker, micro_batch)
     started = time.perf_counter()
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress, branch)
-    return Scored(predictions, run, branch, built, stored, time.perf_counter() - started, doubts, history)
+        predictions = predict_split(model, reader, group, built.item_is_new, progress, branch)
+    seconds, facts = time.perf_counter() - started, ()
+    if isinstance(model, SplitRun):
+        facts = (_agreement(model, group),)
+    return Scored(predictions, built.run, branch, built, stored, seconds, doubts, history, facts)
 
 
-def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
-    """Refuses a log that changed behind the run's back; says what a log given on purpose may do to the metrics."""
+def _agreement(split_run: SplitRun, group: Group) -> str:
+    rows = group.gather_arrays(np.array([[split_run.largest_difference, split_run.users, split_run.state_bytes]]))
+    users = int(rows[:, 1].sum())
+    return (
+        f"split run: {users:,} states of {rows[:, 2].sum() / max(users, 1) / 1024:,.1f} KiB on average; largest "
+        f"difference of a logit to the packed pass {rows[:, 0].max():.1e}"
+    )
+
+
+def _doubts(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
+    """What a log given on purpose may do to the metrics."""
     manifest = built.manifest
     if log is None:
-        try:
-            check_compatible(stored, manifest.fingerprint, built.spec)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or say --log {built.run.data.log} to score it all the same") from error
         return ()
     doubts = []
     if stored.data_fingerprint not in ("", manifest.fingerprint):
@@ -183,6 +199,8 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
     scored.predictions.save(out, raw_ids(built.run.data.log, built.manifest, scored.predictions))
     console = Console(stderr=True)
     console.print(f"{len(scored.predictions):,} predictions: {out}", highlight=False, soft_wrap=True)
+    for fact in scored.facts:
+        console.print(fact, highlight=False, soft_wrap=True)
     _count(run_dir, split, scored, "predict", console)
     _warn(scored, console)
 

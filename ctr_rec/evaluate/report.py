@@ -175,6 +175,8 @@ def _facts(folder: Folder) -> list[tuple[str, str]]:
             ("arithmetic per impression", f"{cost['flops_per_impression'] / 1e6:,.3f} MFLOP, forward"),
             ("scoring speed", f"{found['impressions_per_s']:,.0f} impressions/s on {found['ranks']} rank(s)"),
         ]
+        if cost.get("state_bytes_per_user") is not None:
+            facts.append(("state per user", f"{cost['state_bytes_per_user'] / 1024:,.1f} KiB for scoring split, mean"))
     if folder.config is None or "cost" in (found or {}):
         return facts + _scored(folder)
     return [*facts, ("cost", f"not counted yet: ctr-rec evaluate {folder.path}"), *_scored(folder)]

@@ -11,13 +11,15 @@ Legend: U users, T events, C events of a channel, H heads, E width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
+
+_WORD = 8  # bytes of an int64
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,22 @@ class HistoryState:
             torch.cat([s.known_at for s in states]),
             {name: _join([s.channels[name] for s in states], before) for name in first.channels},
         )
+
+
+def kept_events(batch: Batch, newest: int) -> Tensor:
+    """Whether an event is one of its user's newest, bool [T]: what a state of so many events holds."""
+    lengths_U = batch.event_offsets[1:] - batch.event_offsets[:-1]
+    end_T = batch.event_offsets[1:].repeat_interleave(lengths_U)
+    return end_T - torch.arange(batch.num_events, device=end_T.device) <= newest
+
+
+def bytes_of_states(num_users: int, num_events: int, channels: Iterable[tuple[int, bool]], row: int) -> int:
+    """Bytes of the states of single users. channels: events of each, and whether their positions are kept.
+
+    row: bytes of keys and values of one event in all layers of a channel.
+    """
+    total = num_users * 3 * _WORD + num_events * 2 * _WORD
+    return total + sum(count * (row + (_WORD if positions else 0)) for count, positions in channels)
 
 
 def _part(channel: ChannelState, low: int, high: int) -> ChannelState:

@@ -70,6 +70,10 @@ class SplitTower(Tower):
         Of these events only offsets and times are read from the batch; actions and features are in the state.
         """
 
+    @abstractmethod
+    def state_bytes(self, batch: Batch) -> int:
+        """Of the states of the batch's users together: their `looks_back` newest events, in the parameters' dtype."""
+
 
 class TowerConfig(OpenConfig):
     """Settings of one tower; `build` is the only way to make it. `channels` are read from the batch by name."""

@@ -41,11 +41,16 @@ class Built:
     numbers: RowNumbers
 
     @property
-    def axes(self) -> dict[str, Axes]:
-        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+    def ranker(self) -> Ranker:
+        """The model without its wrappers."""
         ranker = self.parallel.module
         assert isinstance(ranker, Ranker)
-        return ranker.axes()
+        return ranker
+
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+        return self.ranker.axes()
 
     def drop_beside(self) -> None:
         """Removes the second network from the live model; what it wraps is wrapped anew. A collective."""

@@ -29,7 +29,7 @@ from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.packed import Ranges, by_visible_end, whole_seconds
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.layers.time import AGES
-from ctr_rec.models.state import ChannelState, HistoryState
+from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
 from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
 from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_attention
@@ -244,3 +244,8 @@ class HSTUTower(SplitTower):
         total += 2 * 2 * batch.item.shape[0] * self.item_width * config.width  # for histories and for candidates
         total += 2 * impressions * self.context.width * config.width
         return total + self.events.flops(events) + self.mlp.flops(impressions)
+
+    def state_bytes(self, batch: Batch) -> int:
+        config, events = self.config, int(kept_events(batch, self.looks_back).sum())
+        row = config.layers * 2 * config.heads * config.head_width * next(self.parameters()).element_size()
+        return bytes_of_states(batch.num_users, events, [(events, False)], row)

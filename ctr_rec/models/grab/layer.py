@@ -6,13 +6,15 @@ D width, H heads, E width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from ctr_rec.layers.packed import Ranges
 from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
 from ctr_rec.ops.jagged import gather
-from ctr_rec.ops.prefix_attention import QueryBias, prefix_attention
+from ctr_rec.ops.prefix_attention import BlockWeights, QueryBias, prefix_attention, softmax_weights
 
 _CODE_STD = 0.02
 _GATE_BIAS = -2.0
@@ -83,11 +85,24 @@ class GRABLayer(nn.Module):
             k = k + code
         return k, v
 
+    def weights(
+        self, x_ND: Tensor, k: Tensor, seen: Ranges, profile: tuple[Tensor, Tensor] | None = None
+    ) -> Iterator[BlockWeights]:
+        """The attention weights behind `score`, a block of impressions at a time, for looking inside."""
+        q, bias = self._question(x_ND)
+        own_k = self._keys(x_ND, None)[0]
+        if profile is not None:
+            own_k = torch.cat([own_k.unsqueeze(1), profile[0]], dim=1)
+        return softmax_weights(q, k, own_k, bias, scale=self.scale, plan=seen.plan)
+
+    def _question(self, x: Tensor) -> tuple[Tensor, QueryBias]:
+        bias = QueryBias(position_PE=self.position_PE, time_BE=self.time_BE)
+        return self.query(x).unflatten(-1, (self.heads, -1)), bias
+
     def _attend(
         self, x: Tensor, k: Tensor, v: Tensor, seen: Ranges, own_k: Tensor | None = None, own_v: Tensor | None = None
     ) -> Tensor:
-        bias = QueryBias(position_PE=self.position_PE, time_BE=self.time_BE)
-        q = self.query(x).unflatten(-1, (self.heads, -1))
+        q, bias = self._question(x)
         attended = prefix_attention(
             q, k, v, seen.lo, seen.hi, own_k, own_v, bias, kind="softmax", scale=self.scale, plan=seen.plan
         )

@@ -6,6 +6,8 @@ width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,13 @@ from ctr_rec.models.grab.config import GRABSettings, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.profile import ProfileTokens
 from ctr_rec.models.grab.tokenizer import Tokenizer
-from ctr_rec.models.state import ChannelState, HistoryState
+from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
 from ctr_rec.models.tower import SplitTower
+from ctr_rec.ops.prefix_attention import BlockWeights
 from ctr_rec.schema.table import SparseSpec
+
+Watch = Callable[[str, int, Iterator[BlockWeights]], None]
+"""Told the channel, the layer (from 0) and its attention weights, a block of impressions at a time."""
 
 
 class GRABConfig(GRABSettings):
@@ -59,7 +65,9 @@ class GRABTower(SplitTower):
 
     @property
     def looks_back(self) -> int:
-        return self.config.span
+        """A channel of all events reads its newest L_w; the newest of a subset may lie anywhere in the span."""
+        config = self.config
+        return max(b.window if b.actions is None else config.span for b in config.channels.values())
 
     def encode_history(self, embedded: Embedded, batch: Batch) -> HistoryState:
         x_TD = self.dropout(self.tokenizer.partial_tokens(embedded, batch))
@@ -76,15 +84,22 @@ class GRABTower(SplitTower):
             values.append(v)
         return ChannelState(channel.event_C, tuple(keys), tuple(values))
 
-    def score(self, state: HistoryState, embedded: Embedded, batch: Batch) -> Tensor:
+    def score(self, state: HistoryState, embedded: Embedded, batch: Batch, watch: Watch | None = None) -> Tensor:
+        """watch: called before every layer of every channel, with impressions in the order of `by_visible_end`."""
         full_ND = self.dropout(self.tokenizer.full_tokens(embedded, batch))
         order_N = by_visible_end(batch)
         profile_UPD = None if self.profile is None else self.dropout(self.profile(embedded, batch))
-        state_ND = self._score(state, full_ND[order_N], batch, order_N, profile_UPD)[order_N.argsort()]
+        state_ND = self._score(state, full_ND[order_N], batch, order_N, profile_UPD, watch)[order_N.argsort()]
         return state_ND if self.mlp is None else self.mlp(state_ND)
 
     def _score(
-        self, state: HistoryState, full_ND: Tensor, batch: Batch, order_N: Tensor, profile_UPD: Tensor | None
+        self,
+        state: HistoryState,
+        full_ND: Tensor,
+        batch: Batch,
+        order_N: Tensor,
+        profile_UPD: Tensor | None,
+        watch: Watch | None,
     ) -> Tensor:
         channels = [(self._layers(name), state.channels[name]) for name in self.stacks]
         seen = [self.sights[name].candidates(state.channels[name].event_C, batch, order_N) for name in self.stacks]
@@ -93,6 +108,10 @@ class GRABTower(SplitTower):
         for depth in range(self.config.layers):
             if len(self.mixes):
                 targets = self.mixes[depth](targets)
+            if watch is not None:
+                watched = zip(self.stacks, targets, channels, seen, profiles, strict=True)
+                for name, x_ND, (layers, held), ranges, profile in watched:
+                    watch(name, depth, layers[depth].weights(x_ND, held.keys[depth], ranges, profile[depth]))
             targets = [
                 layers[depth].score(x_ND, held.keys[depth], held.values[depth], ranges, profile[depth])
                 for x_ND, (layers, held), ranges, profile in zip(targets, channels, seen, profiles, strict=True)
@@ -133,6 +152,13 @@ class GRABTower(SplitTower):
             gate = width * width * (count if self.config.mix is MixGate.JOINT else 1)
             total += len(self.mixes) * count * 2 * batch.num_impressions * gate
         return total + (self.mlp.flops(batch.num_impressions) if self.mlp is not None else 0)
+
+    def state_bytes(self, batch: Batch) -> int:
+        config, kept_T = self.config, kept_events(batch, self.looks_back)
+        found = [sight.channel(batch).event_C for sight in self.sights.values()]
+        channels = [(int(kept_T.sum() if e is None else kept_T[e].sum()), e is not None) for e in found]
+        row = config.layers * 2 * config.heads * config.head_width * next(self.parameters()).element_size()
+        return bytes_of_states(batch.num_users, int(kept_T.sum()), channels, row)
 
     def _channel_flops(self, channel: Channel, candidates: Ranges, window: int) -> int:
         config, events = self.config, channel.action_C.shape[0]

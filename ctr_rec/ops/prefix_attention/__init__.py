@@ -15,16 +15,19 @@ from ctr_rec.ops.prefix_attention.bias import QueryBias, RelativeBias, hstu_time
 from ctr_rec.ops.prefix_attention.choose import Backend
 from ctr_rec.ops.prefix_attention.pairs import Pairs
 from ctr_rec.ops.prefix_attention.plan import BlockLimits, BlockPlan, plan_blocks
+from ctr_rec.ops.prefix_attention.weights import BlockWeights, softmax_weights
 
 __all__ = [
     "Backend",
     "BlockLimits",
     "BlockPlan",
+    "BlockWeights",
     "Pairs",
     "QueryBias",
     "RelativeBias",
     "hstu_time_edges",
     "plan_blocks",
     "prefix_attention",
+    "softmax_weights",
     "time_bucket",
 ]

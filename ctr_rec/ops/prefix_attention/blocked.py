@@ -28,7 +28,7 @@ _AMAX_STEP = 64
 _BITS = math.log2(math.e)
 
 
-class _Logits:
+class Logits:
     """Fills one scratch buffer with scale q.k + bias, block after block. subtracted_QH: of all logits of a query.
 
     q_HQE: scaled once here, queries need no scale in any product nor any gradient but their own.
@@ -119,7 +119,7 @@ class _Softmax:
         return lse_HQ
 
 
-def _own_in_plan_order(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> Tensor:
+def own_in_plan_order(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> Tensor:
     """Own logits in the plan's order, -inf where there is none. Those of one query count as one that weighs as much."""
     own_QH = like_QHE.new_full(like_QHE.shape[:2], _HIDDEN_SOFTMAX)
     if own_logit_CKH is not None:
@@ -161,7 +161,7 @@ class BlockedAttention(torch.autograd.Function):
         kind: str,
         scale: float,
     ) -> Tensor:
-        logits = _Logits(q_QHE, k_THE, table, plan, kind, scale)
+        logits = Logits(q_QHE, k_THE, table, plan, kind, scale)
         v_HTV = v_THV.transpose(0, 1)
         out_HQV = v_THV.new_empty(*logits.q_HQE.shape[:2], v_THV.shape[2])
         out_blocks = plan.split_rows(out_HQV)
@@ -179,7 +179,7 @@ class BlockedAttention(torch.autograd.Function):
 
         lse_QH = None
         if softmax is not None:
-            lse_HQ = softmax.finish_(out_HQV, _own_in_plan_order(plan, own_logit_CKH, q_QHE))
+            lse_HQ = softmax.finish_(out_HQV, own_in_plan_order(plan, own_logit_CKH, q_QHE))
             lse_QH = plan.to_query_order(lse_HQ.t())
         out_QHV = plan.to_query_order(out_HQV.transpose(0, 1))
         _add_own_(out_QHV, own_logit_CKH, own_v_CKHV, lse_QH)
@@ -194,7 +194,7 @@ class BlockedAttention(torch.autograd.Function):
         q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         delta_QH = None if out_QHV is None else (grad_out_QHV * out_QHV).sum(-1)
-        logits = _Logits(q_QHE, k_THE, table, plan, ctx.kind, ctx.scale, lse_QH)
+        logits = Logits(q_QHE, k_THE, table, plan, ctx.kind, ctx.scale, lse_QH)
         scratch = logits.scratch()
         wide_HQV, v_HTV = _joined(grad_out_QHV, v_THV, delta_QH, plan)
         wide_blocks = plan.split_rows(wide_HQV)
@@ -235,7 +235,7 @@ class BlockedAttention(torch.autograd.Function):
         )
 
 
-def _own_logit(q_CHE: Tensor, own_k_CKHE: Tensor, table: Tensor | None, plan: BlockPlan, scale: float) -> Tensor:
+def own_logit(q_CHE: Tensor, own_k_CKHE: Tensor, table: Tensor | None, plan: BlockPlan, scale: float) -> Tensor:
     """Logits of each query's own keys, which have position row 0 and time row 0. [C, K, H]."""
     q_C1HE = q_CHE.unsqueeze(1)
     if table is None or plan.joint:
@@ -310,6 +310,6 @@ def blocked_prefix_attention(
         if own_k_CKHE is not None and own_v_CKHV is not None:
             own_v_CKHV = own_v_CKHV.to(compute)
             own_q_CHE = q_QHE[len(q_QHE) - len(own_k_CKHE) :]
-            own_logit_CKH = _own_logit(own_q_CHE, own_k_CKHE.to(compute), table, plan, scale)
+            own_logit_CKH = own_logit(own_q_CHE, own_k_CKHE.to(compute), table, plan, scale)
         out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, plan, kind, scale)
     return out.to(dtype)

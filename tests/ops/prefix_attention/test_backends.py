@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -23,12 +22,11 @@ LENGTHS = {
 
 
 @pytest.fixture(autouse=True)
-def _flex_gradients_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _flex_gradients_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """FlexAttention's uncompiled form does have a backward; torch only refuses it on CPU, where nobody wants it."""
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *inputs: None)
     monkeypatch.setattr(flex, "_refuse_gradients", lambda *inputs: None)
     torch.compiler.reset()
-    yield
 
 
 def in_dtype(case: Case, dtype: torch.dtype) -> Case:
@@ -133,9 +131,7 @@ def test_a_user_of_5000_events(backend: Backend, kind: str) -> None:
     q = case.tensors["q"].detach()[some].requires_grad_()
     own = {name: case.tensors[name].detach()[-4:].requires_grad_() for name in ("own_k", "own_v")}
     assert int(some.max()) == every - 1
-    few = replace(
-        case.changed(q=q, **own), lo=case.lo[some], hi=case.hi[some], query_time=case.query_time[some]
-    )
+    few = replace(case.changed(q=q, **own), lo=case.lo[some], hi=case.hi[some], query_time=case.query_time[some])
     assert int((few.hi - few.lo).max()) > 4_900
     assert_backend(few, backend, kind, "query")
 
@@ -146,7 +142,13 @@ def test_given_edges(backend: Backend, kind: str) -> None:
     edges = torch.tensor([0, 10, 300, 2_000, 2**40])
     dtype = torch.float32 if backend == "fbgemm" else torch.float64
     case = in_dtype(in_dtype(case, torch.float32), dtype)
-    want = output_and_gradients(in_dtype(case, torch.float64), case.query_bias(edges=edges), kind=kind, backend="reference") if False else None
+    want = (
+        output_and_gradients(
+            in_dtype(case, torch.float64), case.query_bias(edges=edges), kind=kind, backend="reference"
+        )
+        if False
+        else None
+    )
     assert want is None
 
 
