@@ -72,7 +72,9 @@ class GRABSettings(TowerConfig):
     span: how many events of the whole stream any channel looks back at most, so that layers * span events of context
     give the same score wherever batches are cut. latent: width of the compressed keys and values ("MLA" of Figure 2),
     None for plain projections. use_position, use_time: relative position and time of the bias. ages: log2 buckets of
-    seconds. mlp: between the channels' target vectors and the head; None is the paper's linear head. profile_tokens:
+    seconds. shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
+    that a candidate and an event of the same item are alike. start_alike: query maps begin as copies of key maps, so
+    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between the channels' target vectors and the head; None is the paper's linear head. profile_tokens:
     each profile feature is a token at the head of the user's segment too, see profile.py; `context.use_profile` says
     apart from that whether full tokens hold the profile as fields.
     """
@@ -94,9 +96,20 @@ class GRABSettings(TowerConfig):
     use_position: bool = True
     use_time: bool = True
     ages: int = Field(default=AGES, ge=1)
+    shared_tokenizer: bool = False
+    start_alike: bool = False
     dropout: float = Field(default=0.1, ge=0, lt=1)
     context: ContextSettings = Field(default_factory=ContextSettings)
     mlp: MLPSettings | None = None
+
+    @model_validator(mode="after")
+    def _sharing_has_an_effect(self) -> GRABSettings:
+        if self.shared_tokenizer and self.views is not Views.BOTH:
+            raise ConfigError(
+                f"tower.shared_tokenizer=True has no effect with tower.views={self.views.value}, which makes tokens of "
+                "one view alone; remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_fit(self) -> GRABSettings:

@@ -35,6 +35,10 @@ class GRABLayer(nn.Module):
         self.query = nn.Linear(config.width, inner)
         self.compress = nn.Linear(config.width, config.latent, bias=False) if config.latent is not None else None
         self.key_value = nn.Linear(config.latent or config.width, 2 * inner)
+        if config.start_alike:
+            with torch.no_grad():
+                self.query.weight.copy_(self._key_map(inner))
+                self.query.bias.copy_(self.key_value.bias[:inner])
         self.out = nn.Linear(inner, config.width)
         self.position_PE = _codes(behaviours.window + 1, config.head_width) if config.use_position else None
         self.time_BE = _codes(config.ages, config.head_width) if config.use_time else None
@@ -42,6 +46,11 @@ class GRABLayer(nn.Module):
         self.attention_norm, self.ffn_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
+
+    def _key_map(self, inner: int) -> Tensor:
+        """From tokens to keys, [inner, D], through the compressed form where there is one."""
+        keys = self.key_value.weight[:inner]
+        return keys if self.compress is None else keys @ self.compress.weight
 
     def encode(self, x_CD: Tensor, action_C: Tensor, seen: Ranges | None) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of the events, [C, H, E], and their next tokens; seen: None in the last layer.

@@ -49,6 +49,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.views = config.views
         self.item = spec.item
+        self.shared = config.shared_tokenizer
         self.item_width = item_width(spec, "GRAB")
         self._item = layout(spec, "item", spec.item)
         self.first = 2 * config.width
@@ -63,8 +64,9 @@ class Tokenizer(nn.Module):
         self.events = EventEncoder(spec, self.first, config.token_says_action)
         self.full_context = None
         if self.context is not None:
-            self.full_item = nn.Linear(self.item_width, self.first)
             self.full_context = nn.Linear(self.context.width, self.first, bias=False) if self.context.width else None
+        if self.context is not None and not config.shared_tokenizer:
+            self.full_item = nn.Linear(self.item_width, self.first)
             self.full = GateMLP(config.width, config.width)
 
     def partial_tokens(self, embedded: Embedded, batch: Batch) -> Tensor:
@@ -80,10 +82,11 @@ class Tokenizer(nn.Module):
         item_MI = self._items(embedded, batch)
         if self.views is Views.PARTIAL:
             return self.partial(self.events.of_impressions(self.partial_item(item_MI), embedded, batch))
-        first_NW = gather(self.full_item(item_MI), batch.impression_item)
+        shared = self.shared
+        first_NW = gather((self.partial_item if shared else self.full_item)(item_MI), batch.impression_item)
         if self.full_context is not None and self.context is not None:
             first_NW = first_NW + self.full_context(self.context(embedded, batch))
-        return self.full(first_NW)
+        return (self.partial if shared else self.full)(first_NW)
 
     def _full_events(self, item_MW: Tensor, embedded: Embedded, batch: Batch) -> Tensor:
         first_TW = self.events(item_MW, embedded, batch).per_event()

@@ -21,8 +21,8 @@ from ctr_rec.ops.prefix_attention.plan import BlockPlan
 class BlockWeights:
     """Weights of some queries, the caller's `query_q`, over the keys key_start and on: [H, q, k], 0 where hidden.
 
-    own_Hq: of all own keys of a query together, 0 where there is none. A query's weights and its own sum to 1, or to 0 if it sees
-    nothing.
+    own_Hq: of all own keys of a query together, 0 where there is none. A query's weights and its own sum to 1, or to 0
+    if it sees nothing.
     """
 
     query_q: Tensor
@@ -46,10 +46,8 @@ def softmax_weights(
     logits = Logits(q_QHE, k_THE, table, plan, "softmax", scale)
     for index, block in enumerate(plan.blocks):
         own_Hq = own_HQ[:, block.start : block.stop]
-        if block.num_keys == 0:
-            logit_Hqk = own_Hq.new_empty(*own_Hq.shape, 0)
-        else:
-            logit_Hqk = logits.fill(index) / logits.unit
+        sees = block.num_keys > 0
+        logit_Hqk = logits.fill(index) / logits.unit if sees else own_Hq.new_empty(*own_Hq.shape, 0)
         lse_Hq = torch.logaddexp(logit_Hqk.logsumexp(-1), own_Hq)
         lse_Hq = lse_Hq.masked_fill(torch.isinf(lse_Hq), 0.0)  # sees nothing: exp(-inf - 0) is 0
         weight_Hqk = torch.exp(logit_Hqk - lse_Hq.unsqueeze(2))
