@@ -74,9 +74,10 @@ class GRABSettings(TowerConfig):
     None for plain projections. use_position, use_time: relative position and time of the bias. ages: log2 buckets of
     seconds. shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
     that a candidate and an event of the same item are alike. start_alike: query maps begin as copies of key maps, so
-    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between the channels' target vectors and the head; None is the paper's linear head. profile_tokens:
-    each profile feature is a token at the head of the user's segment too, see profile.py; `context.use_profile` says
-    apart from that whether full tokens hold the profile as fields.
+    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between
+    the channels' target vectors and the head; None is the paper's linear head. profile_tokens: each profile feature is
+    a token at the head of the user's segment too, see profile.py; `context.use_profile` says apart from that whether
+    full tokens hold the profile as fields.
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
