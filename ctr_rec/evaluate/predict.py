@@ -34,9 +34,11 @@ def predict(
     was_training = model.training
     model.eval()
     total = reader.num_batches()
+    # Only a ranker knows branches; any other model has one.
+    asked = {} if branch is Branch.SEQUENCE else {"branch": branch}
     with torch.no_grad():
         for done, batch in enumerate(reader.batches(epoch=0), start=1):
-            logit = model(batch.to(group.device), branch=branch)
+            logit = model(batch.to(group.device), **asked)
             _append(columns, batch, logit)
             if progress is not None:
                 progress(done, total)
