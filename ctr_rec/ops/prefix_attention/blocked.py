@@ -1,7 +1,7 @@
 """Blocks of queries against their joint span of keys: dense products on slices, no padding, linear cost with a window.
 
 Bias and mask are one look-up (lookup.py). The backward pass is written by hand and recomputes the logits block by
-block, so nothing of size (pairs) is kept between the passes.
+block, so nothing of size (pairs) is kept between the passes, but for calls so small that it is cheap (KEPT_PAIRS).
 
 Legend: Q queries, C queries with own keys (the last C), K own keys of each, T keys, H heads, E width of queries and
 keys, V width of values, N columns or rows of the bias table; q, k and p the queries, keys and pairs of one block.
@@ -26,6 +26,9 @@ _HIDDEN_SOFTMAX = float("-inf")
 _LOWEST_TOP = -1e30
 _AMAX_STEP = 64
 _BITS = math.log2(math.e)
+KEPT_PAIRS = 1 << 23
+"""Of a softmax with codes on CPU, so many weights over all heads are kept for the backward pass at most, else they are
+computed again. It bounds what a call keeps by 32 MiB, whatever its length; a batch of the recipes stays below."""
 
 
 class Logits:
@@ -58,20 +61,26 @@ class Logits:
         self.bias = lookup(table, plan, self.q_HQE, _HIDDEN_SILU if kind == "silu" else _HIDDEN_SOFTMAX)
         self.q_blocks, self.wide_blocks = plan.split_rows(self.q_HQE), plan.split_rows(wide_HQE)
         self.k_HET = k_HTE.transpose(1, 2)
-        self.buffer = self.scratch()
+        self.buffer, self.kept = self.scratch(), False
 
     def scratch(self) -> Tensor:
         """For the pairs of any block, behind room for a row of keys (see Lookup)."""
         return self.q_HQE.new_empty(self.plan.most_keys + self.num_heads * self.plan.largest_block)
 
-    def pairs(self, scratch: Tensor, block: Block) -> Tensor:
-        pairs_Hp = scratch.narrow(0, self.plan.most_keys, self.num_heads * block.num_pairs)
-        return pairs_Hp.view(self.num_heads, block.num_rows, block.num_keys)
+    def keep(self) -> Tensor:
+        """A buffer in which the logits of every block stay."""
+        self.buffer, self.kept = self.q_HQE.new_empty(self.plan.most_keys + self.num_heads * self.plan.num_pairs), True
+        return self.buffer
+
+    def pairs(self, scratch: Tensor, block: Block, first: int = 0) -> Tensor:
+        """first: pairs before this block's."""
+        place = self.plan.most_keys + self.num_heads * first
+        return scratch.narrow(0, place, self.num_heads * block.num_pairs).view(-1, block.num_rows, block.num_keys)
 
     def fill(self, index: int) -> Tensor:
-        """Logits of one block, [H, q, k]; they live until the next call."""
+        """Logits of one block, [H, q, k]; they live until the next call unless they are kept."""
         block = self.plan.blocks[index]
-        logit_Hqk = self.pairs(self.buffer, block)
+        logit_Hqk = self.pairs(self.buffer, block, self.plan.first_pairs[index] if self.kept else 0)
         self.bias.fill(index, self.q_blocks[index], logit_Hqk)
         return logit_Hqk.baddbmm_(self.wide_blocks[index], self.k_HET.narrow(2, block.key_start, block.num_keys))
 
@@ -108,15 +117,16 @@ class _Softmax:
         top_Hq = self.top_blocks[index].copy_(_row_max(logit_Hqk).clamp_(min=_LOWEST_TOP))
         torch.sum(logit_Hqk.sub_(top_Hq.unsqueeze(2)).exp2_(), -1, out=self.total_blocks[index])
 
-    def finish_(self, out_HQV: Tensor, own_HQ: Tensor) -> Tensor:
-        """Divide by the denominators, the own logits counted in; returns their logs, 0 for who sees nothing: so
-        exp(-inf - 0) is 0 again in the backward pass.
+    def finish_(self, out_HQV: Tensor, own_HQ: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide by the denominators, the own logits counted in. Returns their logs, 0 for who sees nothing: so
+        exp(-inf - 0) is 0 again in the backward pass; and what the weights of `exp_` lack as factor.
         """
         top_HQ = self.top_HQ / _BITS
         lse_HQ = torch.logaddexp(top_HQ + self.total_HQ.log(), own_HQ)
         lse_HQ.masked_fill_(lse_HQ == _HIDDEN_SOFTMAX, 0.0)
-        out_HQV.mul_(torch.exp(top_HQ - lse_HQ).unsqueeze(2))
-        return lse_HQ
+        factor_HQ = torch.exp(top_HQ - lse_HQ)
+        out_HQV.mul_(factor_HQ.unsqueeze(2))
+        return lse_HQ, factor_HQ
 
 
 def own_in_plan_order(plan: BlockPlan, own_logit_CKH: Tensor | None, like_QHE: Tensor) -> Tensor:
@@ -160,8 +170,10 @@ class BlockedAttention(torch.autograd.Function):
         plan: BlockPlan,
         kind: str,
         scale: float,
+        keep: bool,
     ) -> Tensor:
         logits = Logits(q_QHE, k_THE, table, plan, kind, scale)
+        kept = logits.keep() if keep and kind == "softmax" else None
         v_HTV = v_THV.transpose(0, 1)
         out_HQV = v_THV.new_empty(*logits.q_HQE.shape[:2], v_THV.shape[2])
         out_blocks = plan.split_rows(out_HQV)
@@ -177,15 +189,17 @@ class BlockedAttention(torch.autograd.Function):
                 softmax.exp_(index, weight_Hqk)
             out_blocks[index].copy_(torch.bmm(weight_Hqk, v_HTV.narrow(1, block.key_start, block.num_keys)))
 
-        lse_QH = None
+        lse_QH = factor_QH = None
         if softmax is not None:
-            lse_HQ = softmax.finish_(out_HQV, own_in_plan_order(plan, own_logit_CKH, q_QHE))
-            lse_QH = plan.to_query_order(lse_HQ.t())
+            found = softmax.finish_(out_HQV, own_in_plan_order(plan, own_logit_CKH, q_QHE))
+            lse_QH, factor_QH = (plan.to_query_order(x_HQ.t()) for x_HQ in found)
         out_QHV = plan.to_query_order(out_HQV.transpose(0, 1))
         _add_own_(out_QHV, own_logit_CKH, own_v_CKHV, lse_QH)
         ctx.plan, ctx.kind, ctx.scale = plan, kind, scale
         kept_out_QHV = None if kind == "silu" else out_QHV
         ctx.save_for_backward(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, kept_out_QHV)
+        # Not seen by the caller, so nothing can change it in between.
+        ctx.kept, ctx.factor_QH = kept, factor_QH
         return out_QHV
 
     @staticmethod
@@ -194,9 +208,16 @@ class BlockedAttention(torch.autograd.Function):
         q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, lse_QH, out_QHV = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         delta_QH = None if out_QHV is None else (grad_out_QHV * out_QHV).sum(-1)
-        logits = Logits(q_QHE, k_THE, table, plan, ctx.kind, ctx.scale, lse_QH)
+        kept: Tensor | None = ctx.kept
+        logits = Logits(q_QHE, k_THE, table, plan, ctx.kind, ctx.scale, lse_QH if kept is None else None)
         scratch = logits.scratch()
-        wide_HQV, v_HTV = _joined(grad_out_QHV, v_THV, delta_QH, plan)
+        if kept is None or delta_QH is None:
+            wide_HQV, v_HTV = _joined(grad_out_QHV, v_THV, delta_QH, plan)
+        else:
+            # What the kept weights lack is a factor of each query, and both products with them are linear in this.
+            factor_QH: Tensor = ctx.factor_QH
+            scaled_QHV = grad_out_QHV * factor_QH.unsqueeze(2)
+            wide_HQV, v_HTV = _joined(scaled_QHV, v_THV, delta_QH * factor_QH, plan)
         wide_blocks = plan.split_rows(wide_HQV)
         grad_out_blocks = plan.split_rows(wide_HQV[..., : v_THV.shape[2]])
         k_HTE = k_THE.transpose(0, 1)
@@ -208,11 +229,14 @@ class BlockedAttention(torch.autograd.Function):
             if block.num_keys == 0:
                 grad_q_blocks[index].zero_()
                 continue
-            logit_Hqk = logits.fill(index)
             grad_Hqk = logits.pairs(scratch, block)
             v_HVk = v_HTV.narrow(1, block.key_start, block.num_keys).transpose(1, 2)
             torch.bmm(wide_blocks[index], v_HVk, out=grad_Hqk)
-            weight_Hqk = _to_logits_(grad_Hqk, logit_Hqk, ctx.kind)
+            if kept is None:
+                weight_Hqk = _to_logits_(grad_Hqk, logits.fill(index), ctx.kind)
+            else:
+                weight_Hqk = logits.pairs(kept, block, plan.first_pairs[index])
+                grad_Hqk.mul_(weight_Hqk)
             _add_keys(grad_v_HTV, block, torch.bmm(weight_Hqk.transpose(1, 2), grad_out_blocks[index]))
             _add_keys(grad_k_HTE, block, torch.bmm(grad_Hqk.transpose(1, 2), logits.q_blocks[index]))
             grad_q_HqE = torch.bmm(grad_Hqk, k_HTE.narrow(1, block.key_start, block.num_keys))
@@ -229,6 +253,7 @@ class BlockedAttention(torch.autograd.Function):
             grad_v_HTV.transpose(0, 1),
             grad_table,
             *own,
+            None,
             None,
             None,
             None,
@@ -311,5 +336,6 @@ def blocked_prefix_attention(
             own_v_CKHV = own_v_CKHV.to(compute)
             own_q_CHE = q_QHE[len(q_QHE) - len(own_k_CKHE) :]
             own_logit_CKH = own_logit(own_q_CHE, own_k_CKHE.to(compute), table, plan, scale)
-        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, plan, kind, scale)
+        keep = torch.is_grad_enabled() and plan.by_runs and plan.num_pairs * q_QHE.shape[1] <= KEPT_PAIRS
+        out = BlockedAttention.apply(q_QHE, k_THE, v_THV, table, own_logit_CKH, own_v_CKHV, plan, kind, scale, keep)
     return out.to(dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -50,6 +51,11 @@ class BlockPlan:
     blocks: tuple[Block, ...]
     columns: tuple[Tensor, ...]
     rows: tuple[Rows, ...]
+
+    @cached_property
+    def first_pairs(self) -> tuple[int, ...]:
+        """Pairs of the blocks before each block."""
+        return tuple(accumulate((block.num_pairs for block in self.blocks), initial=0))
 
     @property
     def num_pairs(self) -> int:

@@ -6,7 +6,10 @@ falling; q, k, p and r the queries, keys, pairs and runs of one block, w its pos
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,16 +30,21 @@ class QueryRuns:
         if not self.has_time:
             self.time_BE = codes_NE.new_zeros(1, codes_NE.shape[1])
         self.positions = _Positions(position_PE, plan, q_HQE) if plan.num_positions else None
-        hidden_HQ1 = q_HQE.new_full((*q_HQE.shape[:2], 1), hidden)
-        time_HQB = torch.cat([torch.matmul(q_HQE, self.time_BE.t()), hidden_HQ1], dim=2)
+        self.q_HQE, self.hidden = q_HQE, hidden
         none = torch.zeros(0, dtype=torch.int64)
         self.code_HR = torch.cat([none, *(rows.code_r for rows in plan.rows)]).expand(len(q_HQE), -1)
-        self.value_HR = time_HQB.flatten(1).gather(1, self.code_HR).numpy()
-        self.sum_HR = np.zeros_like(self.value_HR)
+        self.sum_HR = torch.zeros(self.code_HR.shape, dtype=q_HQE.dtype).numpy()
+
+    @cached_property
+    def run_values(self) -> npt.NDArray[np.floating]:
+        """Of every run and head, [H, R]."""
+        hidden_HQ1 = self.q_HQE.new_full((*self.q_HQE.shape[:2], 1), self.hidden)
+        time_HQB = torch.cat([torch.matmul(self.q_HQE, self.time_BE.t()), hidden_HQ1], dim=2)
+        return time_HQB.flatten(1).gather(1, self.code_HR).numpy()
 
     def fill(self, index: int, q_HqE: Tensor, logit_Hqk: Tensor) -> None:
         rows = self.plan.rows[index]
-        time_Hp = np.repeat(self.value_HR[:, rows.runs], rows.length_r, axis=1)
+        time_Hp = np.repeat(self.run_values[:, rows.runs], rows.length_r, axis=1)
         time_Hqk = torch.from_numpy(time_Hp).view(logit_Hqk.shape)
         if self.positions is None:
             logit_Hqk.copy_(time_Hqk)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctr_rec.ops.prefix_attention import QueryBias, plan_blocks, prefix_attention
+from ctr_rec.ops.prefix_attention import QueryBias, blocked, plan_blocks, prefix_attention
 from tests.ops.prefix_attention.cases import AWKWARD, BUCKETS, POSITIONS, attend, make_case, output_and_gradients
 from tests.ops.prefix_attention.test_blocked import ONE_BLOCK, SMALL, assert_close
 
@@ -25,6 +25,17 @@ def test_blocked_equals_reference(kind: str, own: str, position: bool, time: boo
         for by_runs in (False, True):
             got = output_and_gradients(case, bias, kind=kind, backend="blocked", limits=limits, by_runs=by_runs)
             assert_close(got, want, torch.float64)
+
+
+@pytest.mark.parametrize("own", ["none", "candidates"])
+def test_weights_kept_for_the_backward_pass_are_those_computed_again(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    case = make_case(own=own)
+    kept = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL)
+    monkeypatch.setattr(blocked, "KEPT_PAIRS", 0)
+    again = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL)
+    assert torch.equal(kept["out"], again["out"])
+    assert_close(kept, again, torch.float64)
+    assert any(not torch.equal(kept[name], again[name]) for name in kept), "the same way was taken twice"
 
 
 @pytest.mark.parametrize("lengths", [AWKWARD, (), (0, 0), (1,), (200,), (1,) * 30])
