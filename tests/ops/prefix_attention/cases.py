@@ -59,12 +59,7 @@ class Case:
 
 
 def make_case(
-    lengths: tuple[int, ...] = AWKWARD,
-    window: int = 20,
-    dtype: torch.dtype = torch.float64,
-    own: str = "candidates",
-    width: int = WIDTH,
-    value_width: int = VALUE_WIDTH,
+    lengths: tuple[int, ...] = AWKWARD, window: int = 20, dtype: torch.dtype = torch.float64, own: str = "candidates"
 ) -> Case:
     """own: "candidates" (the last half of the queries), "all" or "none" carry an own key and value."""
     generator = torch.Generator().manual_seed(sum(lengths) + window)
@@ -87,15 +82,15 @@ def make_case(
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
     tensors = {
-        "q": leaf(2 * start, HEADS, width),
-        "k": leaf(start, HEADS, width),
-        "v": leaf(start, HEADS, value_width),
+        "q": leaf(2 * start, HEADS, WIDTH),
+        "k": leaf(start, HEADS, WIDTH),
+        "v": leaf(start, HEADS, VALUE_WIDTH),
         "position": leaf(POSITIONS, HEADS),
         "time": leaf(BUCKETS, HEADS),
     }
     if own != "none":
-        tensors |= {"own_k": leaf(num_own, HEADS, width), "own_v": leaf(num_own, HEADS, value_width)}
-    tensors |= {"position_codes": leaf(POSITIONS, width), "time_codes": leaf(BUCKETS, width)}
+        tensors |= {"own_k": leaf(num_own, HEADS, WIDTH), "own_v": leaf(num_own, HEADS, VALUE_WIDTH)}
+    tensors |= {"position_codes": leaf(POSITIONS, WIDTH), "time_codes": leaf(BUCKETS, WIDTH)}
     return Case(
         tensors=tensors,
         lo=torch.cat([empty, *lo[0], *lo[1]]),

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from ctr_rec.errors import ConfigError
 from ctr_rec.ops.prefix_attention import flex, prefix_attention, time_bucket
 from ctr_rec.ops.prefix_attention.pairs import Pairs
-from tests.ops.prefix_attention.cases import WIDTH, attend, make_case, output_and_gradients
+from tests.ops.prefix_attention.cases import WIDTH, Case, attend, make_case, output_and_gradients
 from tests.ops.prefix_attention.test_blocked import assert_close
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -87,7 +87,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacke
 def test_compiled_equals_reference() -> None:
     """The uncompiled form forgives what loses gradients here: a captured view, a captured float."""
     for lengths, own in (((5, 0, 133), "candidates"), ((3, 150), "none")):
-        case = make_case(lengths, own=own)
+        case = wide(make_case(lengths, own=own), torch.float64, 16, 32).on("cpu")
         bias = case.query_bias()
         want = output_and_gradients(case, bias, kind="softmax", backend="reference")
         assert_close(output_and_gradients(case, bias, kind="softmax", backend="flex"), want, torch.float64)
@@ -119,12 +119,23 @@ def test_batches_of_any_size_share_few_compilations(counter: CompileCounterWithB
     assert after[-1] <= 6, after
 
 
+def wide(case: Case, dtype: torch.dtype, width: int, value_width: int) -> Case:
+    """The case with heads that are wide enough for Triton."""
+    widths = {"q": width, "k": width, "own_k": width, "v": value_width, "own_v": value_width}
+    widths |= {"position_codes": width, "time_codes": width}
+    tensors = {name: x.detach().to(dtype) for name, x in case.tensors.items()}
+    for name in widths.keys() & tensors.keys():
+        tensors[name] = torch.randn(*tensors[name].shape[:-1], widths[name], dtype=torch.float32).to(dtype)
+    return case.changed(**tensors)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("own", ["none", "candidates", "all"])
 @pytest.mark.parametrize(("position", "time"), [(True, True), (True, False), (False, True), (False, False)])
 def test_cuda_equals_the_reference_on_cpu(own: str, position: bool, time: bool) -> None:
+    torch.compiler.reset()
     for lengths in ((7, 0, 1, 133, 2, 291), (128,), ()):
-        case = make_case(lengths, 50, torch.float32, own, width=16, value_width=32)
+        case = wide(make_case(lengths, 50, own=own), torch.float32, 16, 32).on("cpu")
         want = output_and_gradients(case, case.query_bias(position, time), kind="softmax", backend="reference")
         moved = case.on("cuda")
         got = output_and_gradients(moved, moved.query_bias(position, time), kind="softmax", backend="flex")
@@ -133,7 +144,8 @@ def test_cuda_equals_the_reference_on_cpu(own: str, position: bool, time: bool) 
 
 @pytest.mark.gpu
 def test_cuda_in_half_precision_stays_near_the_blocked_backend() -> None:
-    case = make_case((7, 0, 133), 50, torch.bfloat16, width=16, value_width=16).on("cuda")
+    torch.compiler.reset()
+    case = wide(make_case((7, 0, 133), 50), torch.bfloat16, 16, 16).on("cuda")
     got, want = (
         output_and_gradients(case, case.query_bias(), kind="softmax", backend=backend)
         for backend in ("flex", "blocked")
