@@ -29,8 +29,6 @@ from ctr_rec.ops.prefix_attention.pairs import Pairs
 
 _TILE = 128
 _FAR = 2**31 - 1
-# log2 of a number below 1.5 x 2^b lies below b + 0.585, and on a GPU not exactly at b for 2^b.
-_CLEAR = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,17 @@ def flex_prefix_attention(
     num_own, own_each = (0, 0) if own_k_CKHE is None else own_k_CKHE.shape[:2]
     tiles = pairs.once(("flex", num_own, own_each), lambda: _make_tiles(pairs, num_own, own_each))
     dtype, num_queries = v_THV.dtype, len(q_QHE)
-    q_QHE = _padded(q_QHE.to(dtype), len(tiles.lo_Q))
+    # Scaled here: as an argument the scale would be a constant of the kernel.
+    q_QHE = _padded((scale * q_QHE).to(dtype), len(tiles.lo_Q))
     k_SHE, v_SHV = (_with_own(x, own, tiles).to(dtype) for x, own in ((k_THE, own_k_CKHE), (v_THV, own_v_CKHV)))
     # Autocast would cast the captured bias too.
     with torch.autocast(v_THV.device.type, enabled=False):
         attend = _compiled() if v_THV.is_cuda else flex_attention
         out = attend(
             *(x.transpose(0, 1).unsqueeze(0) for x in (q_QHE, k_SHE, v_SHV)),
-            score_mod=_score_mod(bias, q_QHE, pairs, tiles, scale),
+            score_mod=_score_mod(bias, q_QHE, pairs, tiles),
             block_mask=tiles.mask,
-            scale=scale,
+            scale=1.0,
         )
     assert isinstance(out, Tensor)
     return out[0].transpose(0, 1)[:num_queries]
@@ -83,8 +82,11 @@ def flex_prefix_attention(
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    """fullgraph: past the limit of compilations an error, not the uncompiled form, which keeps all pairs in memory."""
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
+    """Compiled for the sizes of the first batch, then for any, with and without gradients: about five times in all.
+
+    fullgraph: past torch's limit of eight an error, not the uncompiled form, which keeps all pairs in memory.
+    """
+    return torch.compile(flex_attention, fullgraph=True)
 
 
 def _refuse_gradients(*inputs: Tensor | None) -> None:
@@ -159,8 +161,8 @@ def _listed(wanted: Tensor) -> tuple[Tensor, Tensor]:
     return count.to(torch.int32)[None, None], index.to(torch.int32)[None, None]
 
 
-def _scores(bias: Bias, q_QHE: Tensor, scale: float) -> tuple[Tensor | None, Tensor | None]:
-    """Bias of each query for every position and every time bucket, [H, Q, P] and [H, Q, B]."""
+def _scores(bias: Bias, q_QHE: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Bias of each scaled query for every position and every time bucket, [H, Q, P] and [H, Q, B]."""
     query_aware = isinstance(bias, QueryBias)
     tables = (bias.position_PE, bias.time_BE) if query_aware else (bias.position_PH, bias.time_BH)
     least = torch.promote_types(q_QHE.dtype, torch.float32)
@@ -169,17 +171,17 @@ def _scores(bias: Bias, q_QHE: Tensor, scale: float) -> tuple[Tensor | None, Ten
         if table is None:
             return None
         if query_aware:
-            return scale * torch.einsum("qhe,pe->hqp", q_QHE.to(least), table.to(least))
+            # Not einsum, whose result is a view: compiled, a captured view loses its gradient (torch 2.13).
+            codes_HEN = table.to(least).t().expand(q_QHE.shape[1], -1, -1)
+            return torch.bmm(q_QHE.to(least).transpose(0, 1), codes_HEN)
         return table.to(least).t().unsqueeze(1).repeat(1, len(q_QHE), 1)
 
     return score(tables[0]), score(tables[1])
 
 
-def _score_mod(
-    bias: Bias | None, q_QHE: Tensor, pairs: Pairs, tiles: _Tiles, scale: float
-) -> Callable[..., Tensor] | None:
+def _score_mod(bias: Bias | None, q_QHE: Tensor, pairs: Pairs, tiles: _Tiles) -> Callable[..., Tensor] | None:
     """Adds the bias; an own key lies behind every range, so it finds position 0 and is given bucket 0."""
-    position_HQP, time_HQB = (None, None) if bias is None else _scores(bias, q_QHE, scale)
+    position_HQP, time_HQB = (None, None) if bias is None else _scores(bias, q_QHE)
     hi_Q, query_time_Q, key_time_S = tiles.hi_Q, tiles.query_time_Q, tiles.key_time_S
     last_position, last_bucket = pairs.num_positions - 1, pairs.num_buckets - 1
     edges = None if pairs.time_edges_G is None else tuple(pairs.once("edges", pairs.time_edges_G.tolist))
@@ -221,4 +223,5 @@ def _bucket(seconds: Tensor, last: int, edges: tuple[int, ...] | None) -> Tensor
     # With the bit below the highest cleared a number is below 1.5 x 2^b, and no rounding takes it to 2^(b + 1).
     from_one = seconds + 1
     rounded = (from_one & ~(from_one >> 1)).to(torch.float32)
-    return torch.floor(torch.log2(rounded) + _CLEAR).to(torch.int32).clamp(max=last)
+    # Its log2 lies below b + 0.585, and on a GPU perhaps a little below b. A literal: a global would become a tensor.
+    return torch.floor(torch.log2(rounded) + 0.2).to(torch.int32).clamp(max=last)

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.attention.flex_attention as torch_flex
 
 from ctr_rec.ops.prefix_attention import Backend, Pairs, QueryBias, RelativeBias, flex
-from tests.ops.prefix_attention.cases import AWKWARD, Case, make_case, output_and_gradients
+from ctr_rec.ops.prefix_attention.fbgemm import fbgemm_prefix_attention
+from ctr_rec.ops.prefix_attention.flex import flex_prefix_attention
+from ctr_rec.ops.prefix_attention.pairs import pairs_of
+from ctr_rec.ops.prefix_attention.reference import dense_bias
+from tests.ops.prefix_attention.cases import (
+    AWKWARD,
+    HEADS,
+    VALUE_WIDTH,
+    WIDTH,
+    Case,
+    make_case,
+    output_and_gradients,
+)
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 FAST: tuple[Backend, ...] = ("blocked", "fbgemm", "flex")
 LENGTHS = {
     "awkward": AWKWARD,
@@ -33,18 +47,19 @@ def in_dtype(case: Case, dtype: torch.dtype) -> Case:
     return case.changed(**{name: x.detach().to(dtype).requires_grad_() for name, x in case.tensors.items()})
 
 
-def bias_of(case: Case, kind_of_bias: str, *, position: bool = True, time: bool = True) -> RelativeBias | QueryBias:
-    make = case.query_bias if kind_of_bias == "query" else case.bias
-    return make(position, time)
+def bias_of(case: Case, kind_of_bias: str | None, **tables: Any) -> RelativeBias | QueryBias | None:
+    if kind_of_bias is None:
+        return None
+    return case.query_bias(**tables) if kind_of_bias == "query" else case.bias(**tables)
 
 
-def assert_backend(case: Case, backend: Backend, kind: str, kind_of_bias: str | None, **tables: bool) -> None:
+def assert_backend(case: Case, backend: Backend, kind: str, kind_of_bias: str | None, **tables: Any) -> None:
     """The backend in its own dtype on numbers that float32 holds exactly, against the reference in float64."""
     dtype = torch.float32 if backend == "fbgemm" else torch.float64
     single = in_dtype(case, torch.float32)
     exact, own = in_dtype(single, torch.float64), in_dtype(single, dtype)
     wants, gots = (
-        output_and_gradients(c, kind_of_bias and bias_of(c, kind_of_bias, **tables), kind=kind, backend=name)
+        output_and_gradients(c, bias_of(c, kind_of_bias, **tables), kind=kind, backend=name)
         for c, name in ((exact, "reference"), (own, backend))
     )
     for name, want in wants.items():
@@ -138,23 +153,56 @@ def test_a_user_of_5000_events(backend: Backend, kind: str) -> None:
 
 @pytest.mark.parametrize(("backend", "kind"), calls())
 def test_given_edges(backend: Backend, kind: str) -> None:
-    case = make_case((12, 7))
+    """The first edge puts a difference of nothing into bucket 1, and the own key still has row 0."""
     edges = torch.tensor([0, 10, 300, 2_000, 2**40])
-    dtype = torch.float32 if backend == "fbgemm" else torch.float64
-    case = in_dtype(in_dtype(case, torch.float32), dtype)
-    want = (
-        output_and_gradients(
-            in_dtype(case, torch.float64), case.query_bias(edges=edges), kind=kind, backend="reference"
-        )
-        if False
-        else None
-    )
-    assert want is None
+    assert_backend(make_case((12, 7)), backend, kind, "query", edges=edges)
 
 
-@pytest.mark.parametrize(("backend", "kind"), calls())
-def test_several_own_keys(backend: Backend, kind: str) -> None:
-    """Two own keys of a candidate weigh as two keys of the stream would, at position 0 and in bucket 0."""
+def with_own_keys(case: Case, backend: Backend, kind: str, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    bias, pairs = case.query_bias(), pairs_of(case.lo, case.hi, case.num_keys, case.query_bias())
+    inputs = (case.tensors["q"], case.tensors["k"], case.tensors["v"], own["k"], own["v"], bias, pairs)
+    if backend == "flex":
+        return flex_prefix_attention(*inputs, scale=0.4)
+    return fbgemm_prefix_attention(*inputs, kind=kind, scale=0.4)
+
+
+def with_own_keys_pair_by_pair(case: Case, kind: str, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits of the stream and of all own keys side by side, then their weights."""
+    q, bias, first_own = case.tensors["q"], case.query_bias(), len(case.lo) - len(own["k"])
+    key = torch.arange(case.num_keys)
+    visible = (key >= case.lo[:, None]) & (key < case.hi[:, None])
+    stream = 0.4 * torch.einsum("qhe,the->hqt", q, case.tensors["k"])
+    stream = stream + dense_bias(bias, q, case.hi, case.num_keys, 0.4)
+    codes = case.tensors["position_codes"][0] + case.tensors["time_codes"][0]
+    mine = 0.4 * torch.einsum("che,ckhe->hck", q[first_own:], own["k"] + codes)
+    mine = torch.cat([mine.new_full((HEADS, first_own, mine.shape[2]), -torch.inf), mine], dim=1)
+    logits = torch.cat([stream.masked_fill(~visible, -torch.inf), mine], dim=2)
+    seen = logits > -torch.inf
+    finite = logits.masked_fill(~seen, 0.0)
+    weights = torch.nn.functional.silu(finite) if kind == "silu" else finite.exp()
+    weights = weights * seen
+    if kind == "softmax":
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
+    out = torch.einsum("hqt,thv->qhv", weights[..., : case.num_keys], case.tensors["v"])
+    own_out = torch.einsum("hck,ckhv->chv", weights[:, first_own:, case.num_keys :], own["v"])
+    return torch.cat([out[:first_own], out[first_own:] + own_out])
+
+
+@pytest.mark.parametrize(("backend", "kind"), calls(("fbgemm", "flex")))
+@pytest.mark.parametrize("several", [1, 2, 5])
+def test_several_own_keys(backend: Backend, kind: str, several: int) -> None:
+    case = in_dtype(make_case((5, 0, 1, 33)), torch.float32)
+    own = {
+        "k": torch.randn(case.num_keys, several, HEADS, WIDTH, requires_grad=True),
+        "v": torch.randn(case.num_keys, several, HEADS, VALUE_WIDTH, requires_grad=True),
+    }
+    leaves = [case.tensors[n] for n in ("q", "k", "v", "position_codes", "time_codes")] + list(own.values())
+    found = []
+    for out in (with_own_keys(case, backend, kind, own), with_own_keys_pair_by_pair(case, kind, own)):
+        uneven = torch.linspace(-3, 5, out.numel()).view_as(out).cos()
+        found.append([out, *torch.autograd.grad((out * uneven).sum(), leaves)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=3e-5 * (1.0 + want.abs().max().item()))
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
