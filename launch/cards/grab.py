@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from ctr_rec.schema.manifest import load_manifest
 from launch.cards.curves import Curve, curve_of, draw
 from launch.cards.jobs import Scored, Trained, new_folder, run_all
 from launch.cards.movielens_baselines import CUTS, RECIPES, SCORERS, SEEDS
@@ -48,17 +49,30 @@ def rows(cuts: Sequence[str], models: Sequence[str]) -> list[Row]:
     return found
 
 
-def seconds_to(run: Path, auc: float) -> float | None:
-    """Wall time of training and validation until validation AUC was first `auc` or more; None: never."""
+def seconds_to(run: Path, auc: float, impressions: int) -> float | None:
+    """Seconds of training until validation AUC was first `auc` or more, validation not counted; None: never.
+
+    impressions: of one epoch. From the rates that the run logged, an interval of steps at a time.
+    """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    reached = [line for line in lines if line["kind"] == "valid" and line["auc"] >= auc]
-    return reached[0]["time"] - lines[0]["time"] if reached else None
+    valid = [line for line in lines if line["kind"] == "valid"]
+    reached = [line["step"] for line in valid if line["auc"] >= auc]
+    if not reached:
+        return None
+    per_step = impressions / valid[0]["step"]
+    steps, seconds = 0, 0.0
+    for line in (line for line in lines if line["kind"] == "train" and line["step"] <= reached[0]):
+        seconds += (line["step"] - steps) * per_step / line["impressions_per_s"]
+        steps = line["step"]
+    return seconds
 
 
 def times(cut: str, rival: str) -> dict[str, object]:
     """When each seed of GRAB reached the mean of the rival's best validation AUC."""
     goal = statistics.fmean(max(curve(cut, rival, seed).value) for seed in SEEDS)
-    return {"auc": goal, "seconds": [seconds_to(trained(cut, REFERENCE, seed).folder, goal) for seed in SEEDS]}
+    impressions = load_manifest(CUTS[cut]).impressions[0]
+    seconds = [seconds_to(trained(cut, REFERENCE, seed).folder, goal, impressions) for seed in SEEDS]
+    return {"auc": goal, "seconds": seconds}
 
 
 def curve(cut: str, model: str, seed: int) -> Curve:
