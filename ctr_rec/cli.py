@@ -6,7 +6,6 @@ Exit status: 0 done, 1 the machine is in the way (disk, missing package, doctor'
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from ctr_rec.errors import ConfigError, CtrRecError
+from ctr_rec.sentences import fail, os_sentence, say, speaks
 
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
@@ -353,11 +353,11 @@ def _run(arguments: list[str]) -> int:
     try:
         result = commands.main(args=arguments, prog_name="ctr-rec", standalone_mode=False)
     except click.ClickException as error:
-        if _speaks():
+        if speaks():
             error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped by Ctrl-C")
+        say("stopped by Ctrl-C")
         return INTERRUPTED
     except CtrRecError as error:
         if debug:
@@ -365,42 +365,14 @@ def _run(arguments: list[str]) -> int:
         from ctr_rec.sharding.launch import leave_sentence
 
         leave_sentence(error)
-        return _fail(str(error), USER_ERROR)
+        return fail(str(error), USER_ERROR)
     except ModuleNotFoundError as error:
         root = (error.name or "").partition(".")[0]
         if debug or root in ("", "ctr_rec"):
             raise
-        return _fail(f"the package {root} is not installed; `make env` installs it, `ctr-rec doctor` says more", 1)
+        return fail(f"the package {root} is not installed; `make env` installs it, `ctr-rec doctor` says more", 1)
     except OSError as error:
         if debug or error.errno is None:
             raise
-        return _fail(_os_sentence(error), 1)
+        return fail(os_sentence(error), 1)
     return result if isinstance(result, int) else 0
-
-
-def _os_sentence(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; free some space, or write to another disk"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to write or read{where}; choose another folder, or change its permissions"
-    if error.errno == errno.ENOENT:
-        return f"no such file or folder{where}; looked from {Path.cwd()}"
-    return f"{error.strerror or error}{where}"
-
-
-def _speaks() -> bool:
-    """One voice in a job of many ranks: torchrun shows the failure of the others, where it started them."""
-    from ctr_rec.sharding.launch import launched_rank, under_torchrun
-
-    return launched_rank() == 0 or not under_torchrun()
-
-
-def _say(sentence: str) -> None:
-    if _speaks():
-        click.echo(f"ctr-rec: {sentence}", err=True)
-
-
-def _fail(sentence: str, status: int) -> int:
-    _say(f"error: {sentence} (--debug shows where)")
-    return status

@@ -189,7 +189,7 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
     assert run("predict", "runs/a", "--out", "p.parquet") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None, None]
+    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None, None, None]
     assert run("predict", "runs/a", "--out", "p.parquet", "--history", "8") == 0
     assert calls[1]["history"] == 8
 

@@ -140,7 +140,7 @@ def score(
     seconds, facts = time.perf_counter() - started, ()
     if isinstance(model, SplitRun):
         facts = (_agreement(model, group),)
-    return Scored(predictions, built.run, branch, built, stored, seconds, doubts, history, facts)
+    return Scored(predictions, run, branch, built, stored, seconds, doubts, history, facts)
 
 
 def _agreement(split_run: SplitRun, group: Group) -> str:

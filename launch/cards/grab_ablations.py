@@ -37,8 +37,8 @@ WHOLE = "grab"
 ONE_CHANNEL = {"tower.channels": '{"all": {}}'}
 ARMS: Mapping[str, Mapping[str, str]] = {
     WHOLE: {},
-    "partial_only": {"tower.views": "partial"},
-    "full_only": {"tower.views": "full"},
+    "partial_only": {"tower.shared_tokenizer": "false", "tower.views": "partial"},
+    "full_only": {"tower.shared_tokenizer": "false", "tower.views": "full"},
     "no_position": {"tower.use_position": "false"},
     "no_time": {"tower.use_time": "false"},
     "action_token": {"tower.action": "token"},
@@ -46,7 +46,7 @@ ARMS: Mapping[str, Mapping[str, str]] = {
     "action_neither": {"tower.action": "neither"},
     "single_channel": ONE_CHANNEL,
     # As many dense parameters as the three channels have together, within 2 per cent.
-    "single_channel_matched": {**ONE_CHANNEL, "tower.width": "96", "tower.heads": "6", "tower.ffn": "336"},
+    "single_channel_matched": {**ONE_CHANNEL, "tower.width": "96", "tower.heads": "6", "tower.ffn": "256"},
     "no_mix": {"tower.mix": "none"},
     "joint_gate": {"tower.mix": "joint"},
     "latent": {"tower.latent": "16"},

@@ -37,6 +37,7 @@ SGD_RATES = {"sum": ("0.1", "0.3", "1"), "mean": ("1", "3", "10")}
 SPAN, IMPRESSIONS = 25, 1780
 SHARED = {
     "data.log": LOG,
+    "tower.layers": "2",
     "tower.channels.all.window": str(SPAN),
     "tower.span": str(SPAN),
     "data.batches.context": str(2 * SPAN),

@@ -55,7 +55,7 @@ def test_every_arm_is_a_recipe_that_builds_and_differs_from_the_whole(arm: str) 
 def test_the_matched_arm_has_as_many_parameters_within_two_per_cent() -> None:
     whole, matched = (dense_parameters(arm, _spec()) for arm in (WHOLE, "single_channel_matched"))
     assert abs(matched / whole - 1) < 0.02
-    assert dense_parameters("single_channel", _spec()) < 0.5 * whole
+    assert dense_parameters("single_channel", _spec()) < 0.6 * whole
 
 
 def test_what_is_compared_is_trained_alike() -> None:

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "inspect": FLOWS,
     "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
-    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench"},
+    "sentences": {"sharding"},
+    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench", "sentences"},
     "__main__": {"cli"},
 }
 MODEL_ROOMS = {"ops", "layers", "models"}

@@ -101,6 +101,8 @@ def test_evaluate_passes_its_choices() -> None:
         "split": "valid",
         "checkpoint": "best",
         "log": "l",
+        "history": "None",
+        "branch": "None",
     }
 
 

@@ -6,6 +6,7 @@ D width, H heads, E width of a head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -80,7 +81,8 @@ class GRABLayer(nn.Module):
         """
         k, v = self._keys(x_UPD.flatten(0, 1), None)
         shape = (*x_UPD.shape[:2], self.heads, k.shape[-1])
-        keys, values = (gather(kv.reshape(shape[0], -1), user_N).unflatten(1, shape[1:]) for kv in (k, v))
+        wide = math.prod(shape[1:])
+        keys, values = (gather(kv.reshape(shape[0], wide), user_N).unflatten(1, shape[1:]) for kv in (k, v))
         if not last:
             x_UPD = self._block(x_UPD, self.out(v.flatten(1)).view(x_UPD.shape))
         return (keys, values), x_UPD

@@ -45,7 +45,8 @@ def _reference(case: Case, bias: QueryBias | RelativeBias | None) -> tuple[Tenso
     v = torch.eye(keys, keys + 1, dtype=torch.float64).unsqueeze(1).expand(-1, heads, -1)
     own_v = None
     if own_k is not None:
-        own_v = torch.zeros(len(own_k), heads, keys + 1, dtype=torch.float64)
+        own_k = own_k.unsqueeze(1)
+        own_v = torch.zeros(*own_k.shape[:-1], keys + 1, dtype=torch.float64)
         own_v[..., -1] = 1
     with torch.no_grad():
         out = reference_prefix_attention(
