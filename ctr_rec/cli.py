@@ -21,7 +21,8 @@ from ctr_rec.errors import ConfigError, CtrRecError
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
-SPLIT = click.Choice(["valid", "test"])
+# train: the range of another log, such as the next period's, that the run has not seen.
+SPLIT = click.Choice(["train", "valid", "test"])
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -128,9 +129,21 @@ def prepare(
 @click.option("--run-dir", type=PATH, required=True, help="Folder of the run; must be empty unless --resume.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
 @click.option("--grow", is_flag=True, help="With --resume: the log (prepared with --grow) and recipe may have more.")
-def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool) -> int:
+@click.option(
+    "--follow-days", "periods", type=PATH, help="Folder of `prepare --every`: score each period, then train on it."
+)
+def train(
+    recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool, periods: Path | None
+) -> int:
     """Train the model of a recipe; under torchrun, on all its ranks."""
     from ctr_rec.sharding.launch import recorded
+
+    if periods is not None:
+        if grow:
+            raise ConfigError("train --follow-days grows from period to period by itself; remove --grow")
+        from ctr_rec.train.follow import follow
+
+        return recorded(lambda: follow(recipe, list(overrides), periods, run_dir, resume))
     from ctr_rec.train.main import train as run
 
     return recorded(lambda: run(recipe, list(overrides), run_dir, resume, grow))

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
-from ctr_rec.checkpoint.manifest import Manifest, check_compatible
+from ctr_rec.batch.batch import Batch
+from ctr_rec.batch.reader import Reader
+from ctr_rec.checkpoint.history import find
+from ctr_rec.checkpoint.manifest import Manifest, check_compatible, read_manifest
 from ctr_rec.errors import CheckpointError, ConfigError
 from ctr_rec.evaluate import results
 from ctr_rec.evaluate.identity import raw_ids
@@ -18,9 +22,12 @@ from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
 from ctr_rec.evaluate.report import write_report
+from ctr_rec.evaluate.stream import first_times
+from ctr_rec.evaluate.unseen import unseen
 from ctr_rec.models.cost import Cost, cost
 from ctr_rec.models.ranker import Ranker
-from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
+from ctr_rec.schema.table import SparseSpec
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, build
@@ -28,14 +35,16 @@ from ctr_rec.train.checkpoints import load_weights
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
 
-SCORED_SPLITS = ("valid", "test")
-
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way."""
+    """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
+
+    unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
+    """
 
     predictions: Predictions
+    unseen: float
     built: Built
     checkpoint: Manifest
     seconds: float
@@ -47,9 +56,10 @@ def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: 
 
     Args:
         run_dir: folder of a run.
-        split: `valid` or `test`; each scoring of the test range is counted in the folder.
+        split: `valid`, `test`, or the `train` range of another log: a period that the run has not trained on yet. Each
+            scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
-        log: prepared log with the run's tables, instead of the one it was trained on.
+        log: prepared log with the run's tables, or one that grew from the run's, instead of the one it was trained on.
 
     Raises:
         ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
@@ -70,22 +80,53 @@ def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "be
 
 def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
-    if split not in SCORED_SPLITS:
-        raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if split == SPLITS[0] and log is None:
+        raise ConfigError(
+            "split: the train range of the run's own log is what it was trained on; name another log, such as the next "
+            "period's, with --log, or score valid or test"
+        )
     folder = RunFolder(run_dir)
     run = folder.load_run()
     if log is not None:
         run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
-    built = build(run, group, folder.load_inputs())
-    reader = built.reader(split, 0)
-    stored = load_weights(folder, built, checkpoint)
+    stored = read_manifest(find(run_dir, checkpoint))
+    grown = stored.data_fingerprint in load_manifest(run.data.log).grown_from
+    built = build(run, group, _inputs_of(folder, stored), grown)
+    reader = built.scored(split)
+    load_weights(folder, built, checkpoint)
     doubts = _check_data(stored, built, split, log)
     started = time.perf_counter()
+    predictions, share = score_split(built, split, reader)
+    return Scored(predictions, share, built, stored, time.perf_counter() - started, doubts)
+
+
+def score_split(built: Built, split: str, reader: Reader) -> tuple[Predictions, float]:
+    """Predictions of a whole split by the live model, and the share of its impressions with unseen ids. A collective."""
+    group = built.group
+    new = first_times(built.run.data.log) > _known_until(built.manifest, split)
+    counts = np.zeros((1, 2), np.int64)
+
+    def watch(batch: Batch) -> None:
+        real = batch.weight > 0
+        counts[0] += (int((unseen(batch) & real).sum()), int(real.sum()))
+
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-        predictions = predict_split(built.parallel.model, reader, group, built.item_is_new, progress)
-    return Scored(predictions, built, stored, time.perf_counter() - started, doubts)
+        predictions = predict_split(built.parallel.model, reader, group, new, progress, watch)
+    without, every = group.gather_arrays(counts).sum(axis=0).tolist()
+    return predictions, without / max(every, 1)
+
+
+def _inputs_of(folder: RunFolder, stored: Manifest) -> SparseSpec | None:
+    """What the checkpoint's model reads: the run's inputs, with tables as long as they were when it was saved."""
+    spec = folder.load_inputs()
+    if spec is None:
+        return None
+    tables = [t.model_copy(update={"rows": stored.tables.get(t.name, (t.rows,))[0]}) for t in spec.tables]
+    return spec.model_copy(update={"tables": tuple(tables)})
 
 
 def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
@@ -98,7 +139,7 @@ def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) ->
             raise CheckpointError(f"{error}; or say --log {built.run.data.log} to score it all the same") from error
         return ()
     doubts = []
-    if stored.data_fingerprint not in ("", manifest.fingerprint):
+    if stored.data_fingerprint not in ("", manifest.fingerprint, *manifest.grown_from):
         doubts.append(
             f"{log} is not the log of the run: tables have the same sizes, but their rows may stand for other ids and "
             "numbers may be scaled otherwise, so the metrics may be too bad"
@@ -113,13 +154,23 @@ def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) ->
 
 
 def _range_start(manifest: LogManifest, split: str) -> int:
-    return manifest.split.train_end if split == SPLITS[1] else manifest.split.valid_end
+    """Every impression of the split is later; without a beginning, the log's first time is."""
+    ends = manifest.split
+    start = (ends.train_start, ends.train_end, ends.valid_end)[SPLITS.index(split)]
+    return manifest.time_range[0] - 1 if start is None else start
+
+
+def _known_until(manifest: LogManifest, split: str) -> int:
+    """Users and items that come later are new to the model."""
+    return _range_start(manifest, split) if split == SPLITS[0] else manifest.split.train_end
 
 
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored))
+    found = results.measure(
+        split, scored.predictions, log, manifest, _facts(split, scored), since=_known_until(manifest, split)
+    )
     results.save(run_dir, found, scored.predictions, log, manifest)
     console = Console()
     found.print(console)
@@ -158,6 +209,7 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
+        "unseen_ids": scored.unseen,
         "cost": _cost(built, split).model_dump(mode="json"),
         "warnings": list(scored.doubts),
     }
@@ -166,4 +218,4 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
 def _cost(built: Built, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
     ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
-    return cost(ranker, built.spec, next(iter(built.reader(split, 0).batches(epoch=0))))
+    return cost(ranker, built.spec, next(iter(built.scored(split).batches(epoch=0))))

@@ -20,10 +20,12 @@ def predict(
     group: Group,
     item_is_new: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Batch], None] | None = None,
 ) -> Predictions:
     """Predictions of the reader's whole split, sorted by impression, on every rank.
 
-    item_is_new: bool per item number. progress: called with (batches done, batches in all).
+    item_is_new: bool per item number. progress: called with (batches done, batches in all). watch: called with each
+    batch of this rank.
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("impression", "user", "item", "request_time", "history_length", "label", "logit")
@@ -35,6 +37,8 @@ def predict(
         for done, batch in enumerate(reader.batches(epoch=0), start=1):
             logit = model(batch.to(group.device))
             _append(columns, batch, logit)
+            if watch is not None:
+                watch(batch)
             if progress is not None:
                 progress(done, total)
     model.train(was_training)

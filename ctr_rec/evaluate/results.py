@@ -64,8 +64,15 @@ class Results:
                 console.print(found.table())
 
 
-def measure(split: str, predictions: Predictions, log: str, manifest: LogManifest, facts: dict[str, Any]) -> Results:
-    """Metrics of predictions, overall and by slice.
+def measure(
+    split: str,
+    predictions: Predictions,
+    log: str,
+    manifest: LogManifest,
+    facts: dict[str, Any],
+    since: int | None = None,
+) -> Results:
+    """Metrics of predictions, overall and by slice. since: users whose first event is later are new; None: train_end.
 
     Raises:
         DataError: no predictions, or NaN logits (the model diverged).
@@ -73,7 +80,7 @@ def measure(split: str, predictions: Predictions, log: str, manifest: LogManifes
     if not len(predictions):
         raise DataError(f"expected at least one impression in split {split!r} of {log}, got none; choose other ends")
     metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
-    slices = [*standard_slices(predictions), by_known_user(predictions, new_users(log, manifest))]
+    slices = [*standard_slices(predictions), by_known_user(predictions, new_users(log, manifest, since))]
     stamp = {"scored_at": now(), "log": log, "data_fingerprint": manifest.fingerprint}
     return Results(split, metrics, tuple(slices), {**stamp, **facts})
 

@@ -59,7 +59,13 @@ def prepare_periods(
 
 
 def prepare_periods_of(
-    recipe: DataRecipe, raw: Path, out: Path, grid: Grid, context: int, console: Console, progress: Progress | None = None
+    recipe: DataRecipe,
+    raw: Path,
+    out: Path,
+    grid: Grid,
+    context: int,
+    console: Console,
+    progress: Progress | None = None,
 ) -> Periods:
     """`prepare_periods` for a recipe that is already loaded."""
     check_names(recipe.schema)

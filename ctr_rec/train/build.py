@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ctr_rec.batch.config import DataConfig
 from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.row_numbers import VocabularyNumbers
 from ctr_rec.batch.source import check_spec
@@ -27,7 +28,8 @@ class Built:
     """The parts of a run.
 
     item_is_new: bool per item number, first seen after the training range. numbers: what the tables' initial values
-    depend on besides the seed, for whoever writes them again (`write_initial_values`).
+    depend on besides the seed, for whoever writes them again (`write_initial_values`). grown: the log grew from the
+    one that `spec` was made for, so it names ids that the model has no row for.
     """
 
     run: Run
@@ -37,6 +39,7 @@ class Built:
     parallel: Parallel
     item_is_new: np.ndarray
     numbers: RowNumbers
+    grown: bool = False
 
     @property
     def axes(self) -> dict[str, Axes]:
@@ -47,14 +50,20 @@ class Built:
 
     def reader(self, split: str, seed: int) -> Reader:
         """A reader of one split; only training is shuffled."""
-        data = self.run.data if split == "train" else self.run.data.model_copy(update={"shuffle": False})
-        return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
+        return self._reader(self.run.data, split, seed) if split == "train" else self.scored(split)
+
+    def scored(self, split: str) -> Reader:
+        """A reader of any split in the order of the files, to score it."""
+        return self._reader(self.run.data.model_copy(update={"shuffle": False}), split, 0)
+
+    def _reader(self, data: DataConfig, split: str, seed: int) -> Reader:
+        return Reader(data, self.spec, split, seed, self.group.index, self.group.size, self.grown)
 
 
-def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
+def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = False) -> Built:
     """Opens the log and places the model. The start is a function of the seed alone, whatever the ranks and the plan.
 
-    spec: what the model was trained to read; None takes what the log has.
+    spec: what the model was trained to read; None takes what the log has. grown: the log may have more rows than it.
 
     Raises:
         ConfigError: a label or a setting that the log does not know, or a placement that the device cannot do.
@@ -67,16 +76,28 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
+    _check_context(run, manifest)
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
-        check_spec(manifest, spec)
+        check_spec(manifest, spec, grown)
         _check_unit(manifest, spec)
     torch.manual_seed(run.train.seed)
     ranker = Ranker(spec, run.tower, tuple(run.data.channels))
     numbers = VocabularyNumbers(run.data.log, manifest)
     parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
-    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
+    new = first_times(run.data.log) > manifest.split.train_end
+    return Built(run, manifest, spec, group, parallel, new, numbers, grown)
+
+
+def _check_context(run: Run, manifest: LogManifest) -> None:
+    reach = run.tower.reach
+    if manifest.context is not None and manifest.context < reach:
+        raise ConfigError(
+            f"tower {type(run.tower).__name__} reaches {reach} events back (layers x window), but the log "
+            f"{run.data.log} was cut with {manifest.context} events of context: it would score another history than "
+            f"the whole log's; prepare the periods with --context {reach} or more, or lower the tower's window or layers"
+        )
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:

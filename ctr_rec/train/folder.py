@@ -7,6 +7,7 @@ plan.json           placement of every table      checkpoints/    DCP folders, t
 predictions/        one Parquet file per split    clean-stop.json marks that the run ended or stopped in order
 report.html         what happened, to look at     config-before-step-N.json   the run before it grew at step N
 growth.jsonl        what --grow added, by step    warm-start.json what came from another model, where it did
+days.jsonl          each period that was followed, scored before it was trained on; days.svg draws it
 """
 
 from __future__ import annotations

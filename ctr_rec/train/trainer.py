@@ -33,7 +33,7 @@ class Position:
 
     epoch counts over the whole run, so that no two epochs are shuffled alike. best: the best watched metric so far;
     worse: validations since then. first_step: at which training on the present log began; stages, epochs, schedule and
-    max_steps count from there.
+    max_steps count from there. stage_step: at which the present stage began.
     """
 
     stage: int = 0
@@ -43,10 +43,11 @@ class Position:
     best: float | None = None
     worse: int = 0
     first_step: int = 0
+    stage_step: int = 0
 
     def on_new_log(self) -> Position:
         """The beginning of another log; the validation range is another, so its best so far does not count."""
-        return Position(step=self.step, first_step=self.step)
+        return Position(step=self.step, first_step=self.step, stage_step=self.step)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Trainer:
         self._waited = 0.0
         self._metrics: dict[str, float | None] = {}
         self.total_steps = self._total_steps(run)
+        self._validates = built.manifest.split.valid_end is not None
         self._warning: str | None = None
 
     def start(self, goes_on: bool, grow: bool = False) -> Growth | None:
@@ -163,14 +165,23 @@ class Trainer:
         done_epochs = 0
         for number, stage in enumerate(self.stages):
             if number >= self.position.stage:
+                started = time.perf_counter()
                 yield from self._stage(number, stage, done_epochs, record, seen)
+                self._told(stage, time.perf_counter() - started, record)
             done_epochs += stage.epochs
+
+    def _told(self, stage: Stage, seconds: float, record: Record) -> None:
+        """seconds: of this process; a stage that was resumed took longer."""
+        steps = self.position.step - self.position.stage_step
+        if steps:
+            record.write("stage", self.position.step, {"name": stage.name, "steps": steps, "seconds": seconds})
 
     def _stage(
         self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None
     ) -> Iterator[str]:
         if self.position.stage != number:
-            self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0)
+            step = self.position.step
+            self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0, stage_step=step)
             self._enter(stage, record)
         while self.position.epoch < first_epoch + stage.epochs:
             epoch = self.position.epoch
@@ -201,7 +212,7 @@ class Trainer:
             waited, self._waited = self.reader.waited - self._waited, self.reader.waited
             record.train_line(step, epoch, self.run.dense.lr * factor, self.log.line(waited))
         every = self.run.validation.every
-        if step == self.total_steps or (last_of_epoch if every is None else step % every == 0):
+        if self._validates and (step == self.total_steps or (last_of_epoch if every is None else step % every == 0)):
             return self._validate(record, seen)
         if self.run.checkpoint.every is not None and step % self.run.checkpoint.every == 0:
             self._save(record, seen)
