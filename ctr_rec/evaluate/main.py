@@ -105,7 +105,7 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
 
 
 def score_split(built: Built, split: str, reader: Reader) -> tuple[Predictions, float]:
-    """Predictions of a whole split by the live model, and the share of its impressions with unseen ids. A collective."""
+    """Predictions of a split by the live model, and the share of its impressions with unseen ids. A collective."""
     group = built.group
     new = first_times(built.run.data.log) > _known_until(built.manifest, split)
     counts = np.zeros((1, 2), np.int64)

@@ -43,7 +43,7 @@ PARTITION_EVENTS = 2_000_000
 Aucs = dict[str, dict[str, float]]
 
 
-class NoImpressions(DataError):
+class NoImpressionsError(DataError):
     """A range of the split has none: of a period, nothing to train on."""
 
 
@@ -232,7 +232,7 @@ def _check_splits(work: _Work) -> None:
     empty = [name for name, count in zip(needed, counts, strict=False) if count == 0]
     if empty:
         start = "" if ends.train_start is None else f"{ends.train_start} < "
-        raise NoImpressions(
+        raise NoImpressionsError(
             f"{work.log}: the split leaves {', '.join(empty)} without impressions "
             f"({start}train <= {ends.train_end}"
             f"{'' if ends.valid_end is None else f' < valid <= {ends.valid_end} < test'}"

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.files import write_json
-from ctr_rec.prepare.build import NoImpressions, prepare_log
+from ctr_rec.prepare.build import NoImpressionsError, prepare_log
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, check_names, unreadable
 from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe, read_raw
@@ -84,8 +84,8 @@ def prepare_periods_of(
     if not wanted.periods:
         raise DataError(
             f"{log.name()}: no period of {grid.every} from {_date(wanted.start, wanted)} on has impressions and is "
-            "complete, that is, the log goes beyond its end; name another --start, a shorter --every, or the --end that "
-            "the log is complete to"
+            "complete, that is, the log goes beyond its end; name another --start, a shorter --every, or the --end "
+            "that the log is complete to"
         )
     console.print(f"{len(ends)} periods read, {len(wanted.periods)} in {out}", highlight=False, soft_wrap=True)
     return wanted
@@ -110,7 +110,7 @@ def _one_more(
             overwrite=True,  # what is not in the list was not finished
             progress=progress,
         )
-    except NoImpressions:
+    except NoImpressionsError:
         return known
     period = _period(name, split, manifest)
     rows = ", ".join(f"{table} {info.rows:,}" for table, info in manifest.tables.items())
@@ -155,7 +155,8 @@ def _same_cut(stored: Periods, wanted: Periods, out: Path, given: bool) -> Perio
     changed = [f"{n} was {getattr(stored, n)}, is {getattr(wanted, n)}" for n in names if _differ(stored, wanted, n)]
     if changed:
         raise ConfigError(
-            f"{out} holds periods that were cut otherwise: {'; '.join(changed)}; cut them alike, or choose another --out"
+            f"{out} holds periods that were cut otherwise: {'; '.join(changed)}; cut them alike, or choose another "
+            "--out"
         )
     return stored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = 
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
-    _check_context(run, manifest)
+    check_context(run, manifest.context, run.data.log)
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
@@ -90,13 +91,14 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = 
     return Built(run, manifest, spec, group, parallel, new, numbers, grown)
 
 
-def _check_context(run: Run, manifest: LogManifest) -> None:
+def check_context(run: Run, context: int | None, log: str | Path) -> None:
+    """Raises ConfigError where a log was cut with less context than the tower looks back."""
     reach = run.tower.reach
-    if manifest.context is not None and manifest.context < reach:
+    if context is not None and context < reach:
         raise ConfigError(
-            f"tower {type(run.tower).__name__} reaches {reach} events back (layers x window), but the log "
-            f"{run.data.log} was cut with {manifest.context} events of context: it would score another history than "
-            f"the whole log's; prepare the periods with --context {reach} or more, or lower the tower's window or layers"
+            f"tower {type(run.tower).__name__} reaches {reach} events back (layers x window), but {log} was cut with "
+            f"{context} events of context: it would see another history than in the whole log; prepare the periods "
+            f"with --context {reach} or more, or lower the tower's window or layers"
         )
 
 

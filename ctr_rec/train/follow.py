@@ -28,7 +28,7 @@ from ctr_rec.schema.manifest import SPLITS, load_manifest
 from ctr_rec.schema.periods import Period, Periods, load_periods, period_log
 from ctr_rec.sharding.agreement import on_each, on_main
 from ctr_rec.sharding.group import Group, open_group
-from ctr_rec.train.build import Built
+from ctr_rec.train.build import Built, check_context
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.main import fit
 from ctr_rec.train.run import Run
@@ -151,16 +151,11 @@ class _Follower:
 
 
 def _check(run: Run, periods: Periods, where: Path) -> None:
-    if periods.context < run.tower.reach:
-        raise ConfigError(
-            f"tower {type(run.tower).__name__} reaches {run.tower.reach} events back (layers x window), but the periods "
-            f"of {where} were cut with {periods.context} events of context; prepare them with --context "
-            f"{run.tower.reach} or more, or lower the tower's window or layers"
-        )
+    check_context(run, periods.context, where)
     if any(stage.restart is not None for stage in stages(run)):
         raise ConfigError(
-            f"train.strategy={run.train.strategy} lets tables begin again within each log, so every period would forget "
-            "what the periods before it taught; follow days with another strategy"
+            f"train.strategy={run.train.strategy} lets tables begin again within each log, so every period would "
+            "forget what those before it taught; follow days with another strategy"
         )
 
 
