@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
 from ctr_rec.checkpoint.history import committed
@@ -20,13 +20,14 @@ from ctr_rec.checkpoint.manifest import read_manifest
 from ctr_rec.evaluate import main
 from ctr_rec.evaluate.days import Days
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.grab.config import Behaviours
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.log import Split
-from ctr_rec.schema.manifest import SPLITS, load_manifest
+from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.periods import load_periods
 from ctr_rec.schema.table import EmbeddingSettings
 from ctr_rec.sharding.group import Group, open_group
@@ -41,7 +42,9 @@ from tests.prepare.test_periods import HOURLY, Grid, cut, hourly_raw
 from tests.ranks import run_ranks, start_ranks
 
 CONTEXT = 6
-HSTU = HSTUConfig(width=8, heads=2, head_width=4, layers=2, window=3, dropout=0.0)
+HSTU = HSTUConfig(
+    width=8, heads=2, head_width=4, layers=2, window=3, dropout=0.0, mlp=MLPSettings(hidden=(8,), dropout=0.0)
+)
 GRAB = GRABConfig(
     width=8,
     heads=2,
@@ -65,9 +68,7 @@ def packed(tower: TowerConfig = HSTU, log: str = "") -> Run:
     """Embeddings large enough that a missing event shows."""
     return Run(
         name="follows",
-        data=DataConfig(
-            log=log, label="click", batches=Packed(tokens=128, context=CONTEXT), buffer_row_groups=2
-        ),
+        data=DataConfig(log=log, label="click", batches=Packed(tokens=128, context=CONTEXT), buffer_row_groups=2),
         tower=tower,
         embedding=EmbeddingSettings(dim=4, init_std=0.5, exclude=("dwell",)),
         train=TrainConfig(epochs=2, threads=1, log_every=2, window=500),
@@ -77,9 +78,7 @@ def packed(tower: TowerConfig = HSTU, log: str = "") -> Run:
 
 def pointwise() -> Run:
     run = packed()
-    data = DataConfig(
-        log="", label="click", batches=Pointwise(impressions=64), channels={"all": Channel(last=CONTEXT)}
-    )
+    data = DataConfig(log="", label="click", batches=Pointwise(impressions=64), channels={"all": Channel(last=CONTEXT)})
     return Run(**{**dict(run), "data": data, "tower": DINConfig()})
 
 
@@ -169,13 +168,18 @@ def test_evaluate_says_the_same_of_every_day(
 ) -> None:
     run = Path(shutil.copytree(followed, tmp_path / "run"))
     lines = days(followed)
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         main.evaluate(run, "train", before["checkpoint"], periods / line["day"])
         found = json.loads((run / "metrics" / "train.json").read_text())
         assert found["metrics"] == {key: line[key] for key in found["metrics"]}
         assert found["unseen_ids"] == line["unseen_ids"]
         assert found["warnings"] == []
-        new = {bucket["name"]: bucket["impressions"] for s in found["slices"] if s["by"] == "item" for bucket in s["buckets"]}
+        new = {
+            bucket["name"]: bucket["impressions"]
+            for s in found["slices"]
+            if s["by"] == "item"
+            for bucket in s["buckets"]
+        }
         assert sum(new.values()) == line["impressions"]
     capsys.readouterr()
     main.evaluate(run, "train", lines[-1]["checkpoint"], periods / lines[-1]["day"])
@@ -248,7 +252,7 @@ def test_two_ranks_that_are_killed_come_to_the_same(followed: Path, periods: Pat
     assert run_ranks(follow, 2, packed(), periods, killed, True) == ["finished"] * 2
     same(killed, whole)
     for ours, one_rank in zip(days(whole), days(followed), strict=True):
-        assert ours["auc"] == pytest.approx(one_rank["auc"], abs=1e-3)
+        assert ours["logloss"] == pytest.approx(one_rank["logloss"], abs=1e-4)
         assert ours["unseen_ids"] == one_rank["unseen_ids"]
 
 
@@ -277,13 +281,3 @@ def test_a_run_on_the_log_before_is_followed_on(periods: Path, tmp_path: Path) -
     assert [x["day"] for x in lines] == [p["name"] for p in whole["periods"][1:]]
     assert lines[0]["scored_at_step"] > 0
     assert first.name not in {x["day"] for x in lines}
-
-
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return whole_checkpoint(folder)
-
-
-def test_the_split_without_validation_has_no_other_range(periods: Path) -> None:
-    manifest = load_manifest(periods / load_periods(periods).periods[1].name)
-    assert manifest.impressions[1:] == (0, 0)
-    assert len(SPLITS) == 3
