@@ -30,11 +30,11 @@ GRID = Grid("6h")
 CONTEXT = 5
 
 
-def hourly_raw(seed: int = 0, users: int = 23, events: int = 900) -> RawLog:
-    """Over 16 hours; the last ones of them only later users act in."""
-    raw = random_raw(seed, users=users, events=events)
-    events = raw.events.with_columns(pl.col("time") * 60).sort("time", maintain_order=True)
-    return RawLog(events=events, users=raw.users, items=raw.items)
+def hourly_raw(events: int = 900) -> RawLog:
+    """Over 16 hours, in order of time, as a log grows."""
+    raw = random_raw(events=events)
+    ordered = raw.events.with_columns(pl.col("time") * 60).sort("time", maintain_order=True)
+    return RawLog(events=ordered, users=raw.users, items=raw.items)
 
 
 def cut(raw: RawLog, out: Path, grid: Grid = GRID, context: int = CONTEXT, schema: LogSchema = HOURLY) -> Periods:
