@@ -21,8 +21,13 @@ from ctr_rec.errors import ConfigError, CtrRecError
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
+<<<<<<< HEAD
 # train: the range of another log, such as the next period's, that the run has not seen.
 SPLIT = click.Choice(["train", "valid", "test"])
+=======
+SPLIT = click.Choice(["valid", "test"])
+EVENTS = click.IntRange(min=1)
+>>>>>>> main
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -179,12 +184,18 @@ def warm_start(words: tuple[str, ...], overrides: tuple[str, ...], dry_run: bool
 @click.option("--split", type=SPLIT, default="test", show_default=True)
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
-def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> int:
+@click.option("--history", type=EVENTS, help="Give each impression its newest visible events alone, so many.")
+@click.option("--branch", type=click.Choice(["beside"]), help="Score the network that was trained beside the model.")
+def evaluate(
+    run_dir: Path, split: str, checkpoint: str, log: Path | None, history: int | None, branch: str | None
+) -> int:
     """Score a split, write predictions, metrics and report.html into the run, print a table."""
     from ctr_rec.evaluate.main import evaluate as run
+    from ctr_rec.models.ranker import Branch
     from ctr_rec.sharding.launch import recorded
 
-    return recorded(lambda: _done(lambda: run(run_dir, split=split, checkpoint=checkpoint, log=log)))
+    settings = {"split": split, "checkpoint": checkpoint, "log": log, "history": history}
+    return recorded(lambda: _done(lambda: run(run_dir, **settings, branch=Branch(branch or "sequence"))))
 
 
 @commands.command()
@@ -193,28 +204,38 @@ def evaluate(run_dir: Path, split: str, checkpoint: str, log: Path | None) -> in
 @click.option("--split", type=SPLIT, default="test", show_default=True)
 @click.option("--checkpoint", default="best", show_default=True, help="best, last or step-N.")
 @click.option("--log", type=PATH, help="Prepared log, instead of the one the run was trained on.")
+@click.option("--history", type=EVENTS, help="Give each impression its newest visible events alone, so many.")
 @click.option(
     "--scorer", type=click.Choice(["item_mean", "counters2", "counters7"]), help="A scorer without a network instead."
 )
 @click.option("--run-dir", "new_run", type=PATH, help="With --scorer: the run folder to write.")
+@click.option("--split-run", is_flag=True, help="Score users' kept states as a service would; say how exact that is.")
+@click.option("--micro-batch", type=click.IntRange(min=1), help="With --split-run: candidates at a time; default 256.")
 def predict(
     run_dir: Path | None,
     out: Path | None,
     split: str,
     checkpoint: str,
     log: Path | None,
+    history: int | None,
     scorer: str | None,
     new_run: Path | None,
+    split_run: bool,
+    micro_batch: int | None,
 ) -> int:
     """Write the logit of every impression of a split: of a run, or of a simple scorer (--scorer)."""
+    if micro_batch is not None and not split_run:
+        raise ConfigError("predict --micro-batch belongs to --split-run; add that, or remove it")
     if scorer is not None:
+        if split_run:
+            raise ConfigError("predict --split-run is of a run's tower; --scorer has none")
         if log is None or new_run is None or run_dir is not None or out is not None:
             raise ConfigError("predict --scorer takes --log and --run-dir, and neither RUN_DIR nor --out")
-        given = click.get_current_context().get_parameter_source
-        useless = [f"--{name}" for name in ("split", "checkpoint") if given(name) is not ParameterSource.DEFAULT]
+        useless = _given("split", "checkpoint", "history")
         if useless:
             raise ConfigError(
-                f"predict --scorer scores validation and test and has no checkpoint; remove {' and '.join(useless)}"
+                "predict --scorer scores validation and test, and has no checkpoint or history; remove "
+                f"{' and '.join(useless)}"
             )
         from ctr_rec.evaluate.counters import score
 
@@ -224,7 +245,10 @@ def predict(
         raise ConfigError("predict expects RUN_DIR and --out FILE, or --scorer with --log and --run-dir")
     from ctr_rec.evaluate.main import predict as run
 
-    run(run_dir, out, split=split, checkpoint=checkpoint, log=log)
+    if split_run and history is not None:
+        raise ConfigError("predict --split-run scores users' whole states; remove it or --history")
+    batch = (micro_batch or 256) if split_run else None
+    run(run_dir, out, split=split, checkpoint=checkpoint, log=log, history=history, micro_batch=batch)
     return 0
 
 
@@ -245,14 +269,42 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
 
 @commands.command()
-@click.argument("path")
+@click.argument("words", nargs=-1, required=True, metavar="[attention] PATH")
 @click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
-@click.option("--out", type=PATH, help="Of a checkpoint: folder for a plot of the norms of its tables' rows.")
-def inspect(path: str, check: bool, out: Path | None) -> int:
-    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it."""
+@click.option("--out", type=PATH, help="Folder for plots: of a checkpoint's table rows, or of attention.")
+@click.option("--split", type=SPLIT, default="valid", show_default=True, help="Of attention.")
+@click.option("--checkpoint", help="Of a run's attention: best (default), last or step-N.")
+@click.option("--log", type=PATH, help="Of attention: prepared log, instead of the one the run was trained on.")
+@click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of attention.")
+def inspect(
+    words: tuple[str, ...],
+    check: bool,
+    out: Path | None,
+    split: str,
+    checkpoint: str | None,
+    log: Path | None,
+    impressions: int,
+) -> int:
+    """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it.
+
+    `inspect attention PATH`, of a run or one of its checkpoints: draws where the candidates' attention goes, by
+    relative position, relative time and action.
+    """
+    if len(words) == 2 and words[0] == "attention":
+        if check:
+            raise ConfigError("inspect attention checks no files; remove --check, or inspect the checkpoint itself")
+        from ctr_rec.inspect.attention import inspect_attention
+
+        inspect_attention(Path(words[1]), split, checkpoint, log, out, impressions)
+        return 0
+    useless = _given("split", "checkpoint", "log", "impressions")
+    if len(words) != 1 or useless:
+        raise ConfigError(
+            f"expected `inspect PATH` or `inspect attention PATH`, got: inspect {' '.join([*words, *useless])}"
+        )
     from ctr_rec.inspect import describe
 
-    describe(path, check=check, out=out)
+    describe(words[0], check=check, out=out)
     return 0
 
 
@@ -298,6 +350,12 @@ def bench(names: tuple[str, ...], as_json: bool, log: Path | None) -> int:
     for name in names:
         run(name, as_json, log)
     return 0
+
+
+def _given(*options: str) -> list[str]:
+    """Those options of the verb that the user wrote down."""
+    source = click.get_current_context().get_parameter_source
+    return [f"--{name}" for name in options if source(name) is not ParameterSource.DEFAULT]
 
 
 def _done(action: Callable[[], None]) -> int:

@@ -208,15 +208,29 @@ def test_a_warm_start_without_a_question_is_refused(words: tuple[str, ...], caps
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "evaluate")
     assert run("evaluate", "runs/a", "--split", "valid", "--checkpoint", "step-7", "--log", "l") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l")]
+    assert list(calls[0].values()) == [Path("runs/a"), "valid", "step-7", Path("l"), None, "sequence"]
     assert run("evaluate", "runs/a") == 0
-    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None]
+    assert list(calls[1].values()) == [Path("runs/a"), "test", "best", None, None, "sequence"]
+    assert run("evaluate", "runs/a", "--branch", "beside") == 0
+    assert calls.pop(2)["branch"] == "beside"
+    assert run("evaluate", "runs/a", "--history", "64") == 0
+    assert calls[2]["history"] == 64
+    assert run("evaluate", "runs/a", "--history", "0") == 2
 
 
 def test_predict_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
     assert run("predict", "runs/a", "--out", "p.parquet") == 0
-    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None]
+    assert list(calls[0].values()) == [Path("runs/a"), Path("p.parquet"), "test", "best", None, None]
+    assert run("predict", "runs/a", "--out", "p.parquet", "--history", "8") == 0
+    assert calls[1]["history"] == 8
+
+
+@pytest.mark.parametrize(("words", "size"), [((), 256), (("--micro-batch", "8"), 8)])
+def test_predict_by_a_split_run(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], size: int) -> None:
+    calls = watch(monkeypatch, "ctr_rec.evaluate.main", "predict")
+    assert run("predict", "runs/a", "--out", "p.parquet", "--split-run", *words) == 0
+    assert calls[0]["micro_batch"] == size
 
 
 def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,10 +245,13 @@ def test_predict_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("predict",),
         ("predict", "runs/a"),
         ("predict", "runs/a", "--out", "x", "--run-dir", "y"),
+        ("predict", "runs/a", "--out", "x", "--micro-batch", "4"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split-run"),
         ("predict", "--scorer", "counters7"),
         ("predict", "runs/a", "--scorer", "counters7", "--log", "l", "--run-dir", "y"),
         ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--split", "test"),
         ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--checkpoint", "last"),
+        ("predict", "--scorer", "counters7", "--log", "l", "--run-dir", "y", "--history", "8"),
     ],
 )
 def test_predict_refuses_mixtures(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,6 +288,30 @@ def test_bench_lists_or_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     calls = watch(monkeypatch, "ctr_rec.bench", "run", [])
     assert run("bench", "din", "gauc", "--json", "--log", "l") == 0
     assert [list(c.values()) for c in calls] == [["din", True, Path("l")], ["gauc", True, Path("l")]]
+
+
+def test_inspect_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, "ctr_rec.inspect.attention", "inspect_attention")
+    words = ("--split", "test", "--checkpoint", "last", "--log", "l", "--out", "o", "--impressions", "7")
+    assert run("inspect", "attention", "runs/a", *words) == 0
+    assert list(calls[0].values()) == [Path("runs/a"), "test", "last", Path("l"), Path("o"), 7]
+    assert run("inspect", "attention", "runs/a") == 0
+    assert list(calls[1].values()) == [Path("runs/a"), "valid", None, None, None, 20_000]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attention", "runs/a", "--check"),
+        ("runs/a", "--split", "valid"),
+        ("runs/a", "--impressions", "5"),
+        ("attention", "a", "b"),
+        ("a", "b"),
+    ],
+)
+def test_inspect_refuses_what_has_no_effect(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", *words) == 2
+    assert "inspect attention" in capsys.readouterr().err
 
 
 def test_inspect_and_convert_pass_their_options_on(monkeypatch: pytest.MonkeyPatch) -> None:

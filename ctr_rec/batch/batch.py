@@ -12,8 +12,8 @@ Legend: U users, T packed events, M distinct items, N impressions, P (impression
 A categorical feature holds indexes into the *distinct* rows of its table that this batch needs (`tables`), so a row
 is looked up, and moved between ranks, once. User profile bags hold table rows directly.
 
-Pointwise batches (independent impressions; `events` are those that some history refers to) and packed batches (whole
-users) are two ways to fill the same type.
+Three ways to fill the same type: pointwise (independent impressions; `events` are those that some history refers to),
+packed (whole users), and alone (every impression a user of its own with its copy of what it is given).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ctr_rec.batch.columns import Int64
-from ctr_rec.batch.config import Channel, Packed, Pointwise
+from ctr_rec.batch.config import Alone, Batches, Channel, Packed
 from ctr_rec.batch.memory import Memory
-from ctr_rec.batch.packing import Impressions, Packs, Scattered, pack, scatter
+from ctr_rec.batch.packing import Impressions, Packs, Scattered, alone, pack, scatter
 from ctr_rec.batch.source import Slices
 from ctr_rec.batch.visibility import stream_ends
 
@@ -40,7 +40,7 @@ def make_buffer(
     slices: Slices,
     action_delay: int,
     channels: dict[str, Channel],
-    batches: Pointwise | Packed,
+    batches: Batches,
     num_batches: int,
     random: np.random.Generator | None,
     memory: Memory,
@@ -54,13 +54,19 @@ def make_buffer(
         order = np.argsort(visible, kind="stable")  # users stay where they are: what they see does not overlap
         slices, visible = replace(slices, own=slices.own[order]), visible[order]
     found = Impressions(visible, bounds, slices.offsets[:-1])
-    portions = (
-        pack(found, batches.reach, num_batches, random)
-        if isinstance(batches, Packed)
-        else scatter(len(visible), num_batches, random)
-    )
+    portions = _portions(found, batches, num_batches, random)
     selected = {name: _select(slices, channel) for name, channel in channels.items()}
     return Buffer(slices, known_at, found, selected, portions)
+
+
+def _portions(
+    found: Impressions, batches: Batches, num_batches: int, random: np.random.Generator | None
+) -> Packs | Scattered:
+    if isinstance(batches, Packed):
+        return pack(found, batches.reach, num_batches, random)
+    if isinstance(batches, Alone):
+        return alone(found, batches.history, num_batches, random)
+    return scatter(len(found.visible), num_batches, random)
 
 
 def _select(slices: Slices, channel: Channel) -> Selected:

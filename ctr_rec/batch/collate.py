@@ -13,7 +13,7 @@ from torch import Tensor
 from ctr_rec.batch.batch import Batch, Level
 from ctr_rec.batch.buffer import Buffer
 from ctr_rec.batch.columns import Column, Int64, Scratch
-from ctr_rec.batch.config import DataConfig
+from ctr_rec.batch.config import DataConfig, Pointwise
 from ctr_rec.batch.levels import Levels, profiles
 from ctr_rec.batch.lot import Lot, distinct_each, per_row, split, split_offsets, split_ragged
 from ctr_rec.batch.packed import packed_lot
@@ -34,6 +34,7 @@ class Collator:
         self._items = items
         self._num_items = num_items
         self._channels = config.channels
+        self._history = config.batches.history if isinstance(config.batches, Pointwise) else None
         self._rank = rank
         self._world = world
         self._scratch = Scratch()
@@ -42,13 +43,16 @@ class Collator:
         """The rank's part of some consecutive batches of the buffer. They share memory that is nobody else's."""
         if isinstance(buffer.portions, Packs):
             lot = packed_lot(buffer, buffer.portions, batches, self._channels, self._rank, self._world)
-            return self._fill(buffer, lot)
+            return self.fill(buffer.slices, buffer.known_at, lot)
         chosen = [buffer.portions.batch(k) for k in range(batches.start, batches.stop)]
-        lots = (pointwise_lot(buffer, c, self._channels, self._scratch, self._rank, self._world) for c in chosen)
-        return [batch for lot in lots for batch in self._fill(buffer, lot)]
+        lots = (
+            pointwise_lot(buffer, c, self._channels, self._history, self._scratch, self._rank, self._world)
+            for c in chosen
+        )
+        return [batch for lot in lots for batch in self.fill(buffer.slices, buffer.known_at, lot)]
 
-    def _fill(self, buffer: Buffer, lot: Lot) -> list[Batch]:
-        slices = buffer.slices
+    def fill(self, slices: Slices, known_at: Int64, lot: Lot) -> list[Batch]:
+        """The batches of a lot. known_at: of every event of the slices, int64."""
         on_both = [slices.item.take(lot.events), slices.item.take(lot.own)]
         bounds = [lot.event_bounds, lot.impression_bounds]
         num_batches = len(lot.real)
@@ -64,7 +68,7 @@ class Collator:
             "event_offsets": split_offsets(lot.event_offsets, lot.user_bounds),
             "event_item": split(event_item, lot.event_bounds),
             "impression_item": split(impression_item, lot.impression_bounds),
-            **_events(buffer, lot),
+            **_events(slices, known_at, lot),
             **_impressions(slices, lot),
         }
         return [
@@ -94,18 +98,17 @@ class Collator:
         return levels.finish()
 
 
-def _events(buffer: Buffer, lot: Lot) -> dict[str, Sequence[Tensor]]:
+def _events(slices: Slices, known_at: Int64, lot: Lot) -> dict[str, Sequence[Tensor]]:
     """What an event is beside its item and its features."""
-    slices, bounds = buffer.slices, lot.event_bounds
-    time = slices.time.take(lot.events)
-    known_at = time if buffer.known_at is slices.time else buffer.known_at.take(lot.events)
-    end = history_ends(known_at, lot.event_offsets)
+    bounds, time = lot.event_bounds, slices.time.take(lot.events)
+    known = time if known_at is slices.time else known_at.take(lot.events)
+    end = history_ends(known, lot.event_offsets)
     end -= per_row(bounds[:-1], bounds)
     times = split(time, bounds)
     return {
         "event_action": split(slices.action.take(lot.events).astype(np.int64), bounds),
         "event_time": times,
-        "event_known_at": times if known_at is time else split(known_at, bounds),
+        "event_known_at": times if known is time else split(known, bounds),
         "event_end": split(end, bounds),
     }
 

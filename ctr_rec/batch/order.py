@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctr_rec.batch.columns import Int64
-from ctr_rec.batch.config import Packed, Pointwise
+from ctr_rec.batch.config import Alone, Batches, Packed
 from ctr_rec.schema.manifest import RowGroup
 
 
@@ -37,7 +37,7 @@ class EpochOrder:
         self,
         row_groups: tuple[RowGroup, ...],
         split: int,
-        batches: Pointwise | Packed,
+        batches: Batches,
         buffer_row_groups: int,
         seed: int,
         shuffle: bool,
@@ -57,8 +57,17 @@ class EpochOrder:
         """Per epoch; the same in every epoch."""
         if isinstance(self._batches, Packed):
             return sum(self._packed_batches(g) for g in self._groups)
-        num_buffers = -(-len(self._groups) // self._per_buffer)
-        return max(num_buffers, round(self.num_impressions / self._batches.impressions))
+        num_buffers, impressions = -(-len(self._groups) // self._per_buffer), self.num_impressions
+        wanted = max(num_buffers, round(impressions / self._batches.impressions))
+        if self._most is None:
+            return wanted
+        # Each buffer's batches are rounded up: num_buffers more than all together would need is enough for any cut.
+        return max(wanted, min(impressions, impressions // self._most + num_buffers))
+
+    @property
+    def _most(self) -> int | None:
+        """Impressions that a batch may hold at most, where the filling bounds them."""
+        return self._batches.most if isinstance(self._batches, Alone) else None
 
     def plan(self, epoch: int) -> list[BufferPlan]:
         """Buffers of an epoch in the order they are read."""
@@ -77,7 +86,8 @@ class EpochOrder:
         if isinstance(self._batches, Packed):
             return [sum(self._packed_batches(g) for g in groups) for groups in buffers]
         impressions = np.array([sum(g.impressions[self._split] for g in groups) for groups in buffers], np.int64)
-        return [int(n) for n in _share(self.num_batches(), impressions)]
+        least = np.ones_like(impressions) if self._most is None else -(-impressions // self._most)
+        return [int(n) for n in _share(self.num_batches(), impressions, least)]
 
     def _packed_batches(self, group: RowGroup) -> int:
         """Enough for what the row group's impressions can need at most: see packing.pack for why this suffices."""
@@ -87,17 +97,15 @@ class EpochOrder:
         return -(-tokens // (self._batches.tokens - self._batches.reach))
 
 
-def _share(num_batches: int, impressions: Int64) -> Int64:
-    """Batches per buffer: at least one, at most one per impression, `num_batches` in all.
+def _share(num_batches: int, impressions: Int64, least: Int64) -> Int64:
+    """Batches per buffer: at least `least` (one or more), at most one per impression, `num_batches` in all.
 
-    Each buffer has one; the others go by cumulative rounding of the impressions beyond the first, which cannot give a
-    buffer more batches than impressions since there are no more batches than impressions in all.
+    The others go by cumulative rounding of the impressions beyond the least, which cannot give a buffer more batches
+    than impressions since there are no more batches than impressions in all.
     """
-    if len(impressions) == 0:
-        return impressions
-    spare = num_batches - len(impressions)
-    beyond = int(impressions.sum()) - len(impressions)
+    spare = num_batches - int(least.sum())
+    beyond = int((impressions - least).sum())
     if beyond == 0:
-        return np.ones_like(impressions)
-    ends = np.concatenate([[0], np.cumsum(impressions - 1)])
-    return 1 + np.diff(ends * spare // beyond)
+        return least
+    ends = np.concatenate([[0], np.cumsum(impressions - least)])
+    return least + np.diff(ends * spare // beyond)

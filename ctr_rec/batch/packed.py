@@ -1,4 +1,5 @@
-"""Packed batches: stretches of users' events with all the impressions that stand in them. No loop over users.
+"""Packed batches: stretches of users' events with all the impressions that stand in them, or with one that has its
+own copy. No loop over users.
 
 Legend: B batches of the lot, K pieces of one rank in them, U users (one per piece), T events, N impressions.
 """
@@ -58,7 +59,7 @@ def packed_lot(
         events=ranges(pieces.start, length),
         own=own,
         visible=visible,
-        impression_event=among_pieces(mine, shift, own, shifts),
+        impression_event=among_pieces(mine, shift, own, shifts) if packs.shared else np.full_like(own, -1),
         visible_end=visible + shifts,
         histories=histories,
         real=mine.real,

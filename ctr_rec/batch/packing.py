@@ -30,6 +30,11 @@ class Impressions:
         """Row of the buffer: int64 [N]. Worked out once, for who asks about most of them."""
         return np.arange(len(self.start)).repeat(np.diff(self.bounds))
 
+    def opens(self, numbers: Int64, user: Int64, history: int | None) -> Int64:
+        """Where what they are given begins: `history` events before its end, or with the user. user: of each."""
+        start = self.start[user]
+        return start if history is None else np.maximum(start, self.visible[numbers] - history)
+
     def user_of(self, numbers: Int64) -> Int64:
         """The same of some impressions."""
         return np.searchsorted(self.bounds, numbers, side="right") - 1
@@ -58,15 +63,20 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Packs:
-    """Packed batches: batch b holds the pieces bounds[b] : bounds[b + 1], in canonical order. bounds: int64 [B + 1]."""
+    """Packed batches: batch b holds the pieces bounds[b] : bounds[b + 1], in canonical order. bounds: int64 [B + 1].
+
+    shared: a user's events are there once, so an impression may stand among what others of its user are given. False:
+    every impression has a copy of its own.
+    """
 
     pieces: Pieces
     bounds: Int64
+    shared: bool = True
 
 
 @dataclass(frozen=True)
 class Scattered:
-    """Pointwise batches: batch b holds the impressions order[bounds[b] : bounds[b + 1]], in canonical order.
+    """Impressions one by one: batch b holds the impressions order[bounds[b] : bounds[b + 1]], in canonical order.
 
     order: int64 [N]. bounds: int64 [B + 1].
     """
@@ -87,6 +97,21 @@ def scatter(num_impressions: int, num_batches: int, random: np.random.Generator 
     batch = np.empty(len(line), np.uint16 if num_batches < 2**16 else np.int64)
     batch[line] = np.repeat(np.arange(num_batches), np.diff(bounds))
     return Scattered(np.argsort(batch, kind="stable"), bounds)
+
+
+def alone(found: Impressions, history: int | None, num_batches: int, random: np.random.Generator | None) -> Packs:
+    """Impressions scattered singly, each in a piece of its own with its last `history` visible events (None: all)."""
+    scattered = scatter(len(found.visible), num_batches, random)
+    number = scattered.order
+    user = found.user[number]
+    pieces = Pieces(
+        user=user,
+        start=found.opens(number, user, history),
+        end=found.visible[number],
+        first=number,
+        num_impressions=np.ones_like(number),
+    )
+    return Packs(pieces, scattered.bounds, shared=False)
 
 
 def pack(found: Impressions, reach: int, num_batches: int, random: np.random.Generator | None) -> Packs:
@@ -168,7 +193,7 @@ def _leaps(visible: Int64, reach: int) -> Int64:
 def _whole(cuts: Int64, opens: Int64, found: Impressions, reach: int) -> Int64:
     """Moves a cut back to where its stretch opens if the part before it is no longer than the context it saves."""
     opening = opens[np.searchsorted(opens, cuts, side="right") - 1]
-    begin = np.maximum(found.start[found.user_of(opening)], found.visible[opening] - reach)
+    begin = found.opens(opening, found.user_of(opening), reach)
     before = found.visible[cuts] - begin + (cuts - opening)
     return np.where(before <= reach, opening, cuts)
 
@@ -197,7 +222,7 @@ def _with_pieces(begins: Int64, batch: Int64, num_batches: int, opens: Int64, fo
     user = found.user_of(first)
     pieces = Pieces(
         user=user,
-        start=np.maximum(found.start[user], found.visible[first] - reach),
+        start=found.opens(first, user, reach),
         end=found.visible[first + count - 1],
         first=first,
         num_impressions=count,

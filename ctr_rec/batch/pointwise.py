@@ -15,11 +15,17 @@ from ctr_rec.batch.windows import Window, compact, windows_of
 
 
 def pointwise_lot(
-    buffer: Buffer, chosen: Int64, channels: dict[str, Channel], scratch: Scratch, rank: int, world: int
+    buffer: Buffer,
+    chosen: Int64,
+    channels: dict[str, Channel],
+    history: int | None,
+    scratch: Scratch,
+    rank: int,
+    world: int,
 ) -> Lot:
-    """This rank's part of one batch. chosen: numbers of its impressions, canonical order."""
+    """This rank's part of one batch. chosen: numbers of its impressions, canonical order. history: see Pointwise."""
     found = buffer.impressions
-    start = found.start[found.user[chosen]]
+    start = found.opens(chosen, found.user[chosen], history)
     windows = windows_of(buffer, channels, start, found.visible[chosen])
     pairs = sum((w.high - w.low for w in windows.values()), np.zeros(len(chosen), np.int64))
     bounds = cut_evenly(pairs + 1, world)

@@ -7,14 +7,14 @@ anywhere and resumed, on the same or another number of ranks, sees every impress
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.buffer import Buffer, make_buffer
 from ctr_rec.batch.collate import Collator
 from ctr_rec.batch.columns import Column
-from ctr_rec.batch.config import DataConfig, Packed
+from ctr_rec.batch.config import DataConfig, Pointwise
 from ctr_rec.batch.memory import Memory
 from ctr_rec.batch.order import BufferPlan, EpochOrder, generator
 from ctr_rec.batch.prefetch import Ahead, Waited, in_order
@@ -84,7 +84,7 @@ class Reader:
         """Global batches per epoch, the same in every epoch and on every rank."""
         return self._order.num_batches()
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """This rank's part of the global batches start, start + 1, ... of an epoch. Nothing before `start` is read.
 
         Raises:
@@ -125,7 +125,10 @@ class Reader:
     def _together(self) -> int:
         """Batches made in one go: a pointwise one is long enough to be worth its calls."""
         batches = self._config.batches
-        return max(1, LOT * self._world // batches.tokens) if isinstance(batches, Packed) else 1
+        if isinstance(batches, Pointwise):
+            return 1
+        tokens = batches.most_tokens
+        return 1 if tokens is None else max(1, LOT * self._world // tokens)
 
     def _load(self, epoch: int, plan: BufferPlan) -> Buffer:
         return make_buffer(

@@ -264,10 +264,15 @@ class Source:
 
     def _numbers(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> Array:
         standard = self._standard(feature.name, feature.log1p)
-        bad = standard.bad(values)
+        absent = np.isnan(values) if feature.optional else None
+        known = values if absent is None else np.where(absent, np.float32(0), values)
+        bad = standard.bad(known)
         if bad is not None:
-            frame.refuse(bad, offsets, feature.name, values, standard.expected)
-        return standard(values)
+            frame.refuse(bad, offsets, feature.name, known, standard.expected)
+        standardised = standard(known)
+        if absent is not None:
+            standardised[absent] = 0
+        return standardised
 
     def _standard(self, name: str, log1p: bool) -> Standard:
         info = self.manifest.numbers.get(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+<<<<<<< HEAD
 import torch
 from rich.console import Console
 
@@ -16,8 +17,16 @@ from ctr_rec.batch.reader import Reader
 from ctr_rec.checkpoint.history import find
 from ctr_rec.checkpoint.manifest import Manifest, check_compatible, read_manifest
 from ctr_rec.errors import CheckpointError, ConfigError
+=======
+from rich.console import Console
+
+from ctr_rec.checkpoint.manifest import Manifest
+from ctr_rec.errors import ConfigError
+>>>>>>> main
 from ctr_rec.evaluate import results
+from ctr_rec.evaluate.cut import cut_run
 from ctr_rec.evaluate.identity import raw_ids
+from ctr_rec.evaluate.opened import open_run
 from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
@@ -25,59 +34,107 @@ from ctr_rec.evaluate.report import write_report
 from ctr_rec.evaluate.stream import first_times
 from ctr_rec.evaluate.unseen import unseen
 from ctr_rec.models.cost import Cost, cost
+<<<<<<< HEAD
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec
+=======
+from ctr_rec.models.ranker import Branch
+from ctr_rec.schema.manifest import SPLITS, LogManifest
+from ctr_rec.serve.split_run import SplitRun
+>>>>>>> main
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
-from ctr_rec.train.build import Built, build
-from ctr_rec.train.checkpoints import load_weights
+from ctr_rec.train.build import Built, ranker_of
 from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.run import Run
 
 
 @dataclass(frozen=True)
 class Scored:
     """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
 
+<<<<<<< HEAD
     unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
     """
 
     predictions: Predictions
     unseen: float
+=======
+    run: as its folder has it. built: of it, without a second network that was not asked for.
+    history: newest visible events that each impression was given; None: as the run says.
+    """
+
+    predictions: Predictions
+    run: Run
+    branch: Branch
+>>>>>>> main
     built: Built
     checkpoint: Manifest
     seconds: float
     doubts: tuple[str, ...]
+    history: int | None
+    facts: tuple[str, ...] = ()
 
 
-def evaluate(run_dir: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
+def evaluate(
+    run_dir: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
+) -> None:
     """Scores a split and leaves predictions, metrics and report.html in the run folder; prints the metrics.
+
+    Of the second network, predictions and metrics lie in a folder `beside` of it, and there is no report.
 
     Args:
         run_dir: folder of a run.
         split: `valid`, `test`, or the `train` range of another log: a period that the run has not trained on yet. Each
             scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
+<<<<<<< HEAD
         log: prepared log with the run's tables, or one that grew from the run's, instead of the one it was trained on.
+=======
+        log: prepared log with the run's tables, instead of the one it was trained on.
+        branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
+        history: gives each impression its newest visible events alone, so many; the files then are named after it,
+            and there is no report.
+>>>>>>> main
 
     Raises:
-        ConfigError: no run folder, or no such split. CheckpointError: no such checkpoint, or it is damaged or was
-        trained on other data. SchemaError: the log has not the features or tables that the model reads. DataError: the
-        log cannot be read or has no impression in the split.
+        ConfigError: no run folder, no such split, no second network, or a history for a run that reads none.
+        CheckpointError: no such checkpoint, or it is damaged, without the second network or was trained on other data.
+        SchemaError: the log has not the features or tables that the model reads. DataError: the log cannot be read or
+        has no impression in the split.
     """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, history, branch)
         on_main(group, lambda: _finish(run_dir, split, scored))
 
 
-def predict(run_dir: Path, out: Path, split: str = "test", checkpoint: str = "best", log: Path | None = None) -> None:
-    """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`."""
+def predict(
+    run_dir: Path,
+    out: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    log: Path | None = None,
+    history: int | None = None,
+    micro_batch: int | None = None,
+) -> None:
+    """Writes the predictions of a split to the Parquet file `out` and nothing else. Arguments as in `evaluate`.
+
+    micro_batch: score users' states and so many candidates at a time instead of packed users, and print how far the
+    two are apart. Raises ConfigError where the tower has no state.
+    """
     with open_group() as group:
-        scored = score(run_dir, split, checkpoint, log, group)
+        scored = score(run_dir, split, checkpoint, log, group, history, micro_batch=micro_batch)
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
+<<<<<<< HEAD
 def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
     """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
     if split not in SPLITS:
@@ -99,6 +156,38 @@ def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: G
     reader = built.scored(split)
     load_weights(folder, built, checkpoint)
     doubts = _check_data(stored, built, split, log)
+=======
+def score(
+    run_dir: Path,
+    split: str,
+    checkpoint: str,
+    log: Path | None,
+    group: Group,
+    history: int | None = None,
+    branch: Branch = Branch.SEQUENCE,
+    micro_batch: int | None = None,
+) -> Scored:
+    """Rebuilds the run from its folder on this rank of an open group, and scores. A collective.
+
+    micro_batch: score as a scorer would, so many candidates of a user at a time; None scores packed.
+    """
+    if split not in SCORED_SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
+    run = RunFolder(run_dir).load_run()
+    if branch is Branch.BESIDE and run.beside is None:
+        raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
+    if branch is Branch.BESIDE and history is not None:
+        raise ConfigError(f"--history {history} cuts what the model is given; leave it or --branch out")
+
+    def scored_run(run: Run) -> Run:
+        run = run if history is None else cut_run(run, history)
+        return run if branch is Branch.BESIDE else run.model_copy(update={"beside": None})
+
+    built, stored = open_run(run_dir, checkpoint, log, group, scored_run)
+    reader = built.reader(split, 0, branch)
+    doubts = _doubts(stored, built, split, log)
+    model = built.parallel.model if micro_batch is None else SplitRun(built.ranker, micro_batch)
+>>>>>>> main
     started = time.perf_counter()
     predictions, share = score_split(built, split, reader)
     return Scored(predictions, share, built, stored, time.perf_counter() - started, doubts)
@@ -115,6 +204,7 @@ def score_split(built: Built, split: str, reader: Reader) -> tuple[Predictions, 
         counts[0] += (int((unseen(batch) & real).sum()), int(real.sum()))
 
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
+<<<<<<< HEAD
         predictions = predict_split(built.parallel.model, reader, group, new, progress, watch)
     without, every = group.gather_arrays(counts).sum(axis=0).tolist()
     return predictions, without / max(every, 1)
@@ -127,16 +217,28 @@ def _inputs_of(folder: RunFolder, stored: Manifest) -> SparseSpec | None:
         return None
     tables = [t.model_copy(update={"rows": stored.tables.get(t.name, (t.rows,))[0]}) for t in spec.tables]
     return spec.model_copy(update={"tables": tuple(tables)})
+=======
+        predictions = predict_split(model, reader, group, built.item_is_new, progress, branch)
+    seconds, facts = time.perf_counter() - started, ()
+    if isinstance(model, SplitRun):
+        facts = (_agreement(model, group),)
+    return Scored(predictions, built.run, branch, built, stored, seconds, doubts, history, facts)
+>>>>>>> main
 
 
-def _check_data(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
-    """Refuses a log that changed behind the run's back; says what a log given on purpose may do to the metrics."""
+def _agreement(split_run: SplitRun, group: Group) -> str:
+    rows = group.gather_arrays(np.array([[split_run.largest_difference, split_run.users, split_run.state_bytes]]))
+    users = int(rows[:, 1].sum())
+    return (
+        f"split run: {users:,} states of {rows[:, 2].sum() / max(users, 1) / 1024:,.1f} KiB on average; largest "
+        f"difference of a logit to the packed pass {rows[:, 0].max():.1e}"
+    )
+
+
+def _doubts(stored: Manifest, built: Built, split: str, log: Path | None) -> tuple[str, ...]:
+    """What a log given on purpose may do to the metrics."""
     manifest = built.manifest
     if log is None:
-        try:
-            check_compatible(stored, manifest.fingerprint, built.spec)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or say --log {built.run.data.log} to score it all the same") from error
         return ()
     doubts = []
     if stored.data_fingerprint not in ("", manifest.fingerprint, *manifest.grown_from):
@@ -168,15 +270,26 @@ def _known_until(manifest: LogManifest, split: str) -> int:
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
+<<<<<<< HEAD
     found = results.measure(
         split, scored.predictions, log, manifest, _facts(split, scored), since=_known_until(manifest, split)
     )
     results.save(run_dir, found, scored.predictions, log, manifest)
+=======
+    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
+    beside = scored.branch is Branch.BESIDE
+    folder = run_dir / scored.branch.value if beside else run_dir
+    folder.mkdir(exist_ok=True)
+    results.save(folder, found, scored.predictions, log, manifest)
+>>>>>>> main
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
-    console.print(f"report: {write_report(run_dir)}", highlight=False, soft_wrap=True)
+    # The report speaks of the run as it is.
+    as_it_is = scored.history is None and not beside
+    wrote = write_report(run_dir) if as_it_is else folder / "metrics" / f"{found.name}.json"
+    console.print(f"{'report' if as_it_is else 'metrics'}: {wrote}", highlight=False, soft_wrap=True)
 
 
 def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
@@ -184,14 +297,22 @@ def _write(run_dir: Path, out: Path, split: str, scored: Scored) -> None:
     scored.predictions.save(out, raw_ids(built.run.data.log, built.manifest, scored.predictions))
     console = Console(stderr=True)
     console.print(f"{len(scored.predictions):,} predictions: {out}", highlight=False, soft_wrap=True)
+    for fact in scored.facts:
+        console.print(fact, highlight=False, soft_wrap=True)
     _count(run_dir, split, scored, "predict", console)
     _warn(scored, console)
 
 
 def _count(run_dir: Path, split: str, scored: Scored, verb: str, console: Console) -> None:
     if split == SPLITS[2]:
-        times = results.count_test_scoring(run_dir, f"{verb}, step {scored.checkpoint.step}")
+        whose = f" of {scored.branch.value}" if scored.branch is Branch.BESIDE else ""
+        by = f"{verb}{whose}{_on(scored.history)}, step {scored.checkpoint.step}"
+        times = results.count_test_scoring(run_dir, by)
         console.print(f"the test range was scored {times} time(s) by this run", highlight=False, soft_wrap=True)
+
+
+def _on(history: int | None) -> str:
+    return "" if history is None else f" on history {history}"
 
 
 def _warn(scored: Scored, console: Console) -> None:
@@ -209,13 +330,23 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
+<<<<<<< HEAD
         "unseen_ids": scored.unseen,
         "cost": _cost(built, split).model_dump(mode="json"),
+=======
+        "cost": _cost(scored, split).model_dump(mode="json"),
+>>>>>>> main
         "warnings": list(scored.doubts),
     }
 
 
-def _cost(built: Built, split: str) -> Cost:
+def _cost(scored: Scored, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
+<<<<<<< HEAD
     ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
     return cost(ranker, built.spec, next(iter(built.scored(split).batches(epoch=0))))
+=======
+    spec = scored.built.spec
+    batch = next(iter(scored.built.reader(split, 0, scored.branch).batches(epoch=0)))
+    return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)
+>>>>>>> main

@@ -11,6 +11,7 @@ from torch import nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.reader import Reader
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.models.ranker import Branch
 from ctr_rec.sharding.group import Group
 
 
@@ -20,12 +21,21 @@ def predict(
     group: Group,
     item_is_new: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
+<<<<<<< HEAD
     watch: Callable[[Batch], None] | None = None,
 ) -> Predictions:
     """Predictions of the reader's whole split, sorted by impression, on every rank.
 
     item_is_new: bool per item number. progress: called with (batches done, batches in all). watch: called with each
     batch of this rank.
+=======
+    branch: Branch = Branch.SEQUENCE,
+) -> Predictions:
+    """Predictions of the reader's whole split, sorted by impression, on every rank.
+
+    item_is_new: bool per item number. progress: called with (batches done, batches in all).
+    branch: whose logits, of a ranker with a second network.
+>>>>>>> main
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("impression", "user", "item", "request_time", "history_length", "label", "logit")
@@ -33,9 +43,11 @@ def predict(
     was_training = model.training
     model.eval()
     total = reader.num_batches()
+    # Only a ranker knows branches; any other model has one.
+    asked = {} if branch is Branch.SEQUENCE else {"branch": branch}
     with torch.no_grad():
         for done, batch in enumerate(reader.batches(epoch=0), start=1):
-            logit = model(batch.to(group.device))
+            logit = model(batch.to(group.device), **asked)
             _append(columns, batch, logit)
             if watch is not None:
                 watch(batch)

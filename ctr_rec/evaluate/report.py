@@ -170,13 +170,21 @@ def _facts(folder: Folder) -> list[tuple[str, str]]:
         cost = found["cost"]
         facts += [
             ("dense parameters", f"{cost['dense']:,}"),
+            *_beside(cost),
             ("table parameters", f"{cost['sparse']:,}"),
             ("arithmetic per impression", f"{cost['flops_per_impression'] / 1e6:,.3f} MFLOP, forward"),
             ("scoring speed", f"{found['impressions_per_s']:,.0f} impressions/s on {found['ranks']} rank(s)"),
         ]
+        if cost.get("state_bytes_per_user") is not None:
+            facts.append(("state per user", f"{cost['state_bytes_per_user'] / 1024:,.1f} KiB for scoring split, mean"))
     if folder.config is None or "cost" in (found or {}):
         return facts + _scored(folder)
     return [*facts, ("cost", f"not counted yet: ctr-rec evaluate {folder.path}"), *_scored(folder)]
+
+
+def _beside(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """A second network took part in training; it is not among the parameters of the model."""
+    return [("parameters of the network beside it", f"{cost['beside']:,}")] if cost.get("beside") else []
 
 
 def _scored(folder: Folder) -> list[tuple[str, str]]:

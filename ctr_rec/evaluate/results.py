@@ -2,6 +2,7 @@
 
 predictions/<split>.parquet   a row per impression, raw ids included
 metrics/<split>.json          all metrics, overall and by slice, and what they rest on
+<split>-history-<events>      names both where impressions were given their newest events alone
 test-scored.json              how often and when the test range was scored: each time spends some of its worth
 """
 
@@ -32,17 +33,27 @@ _ON_TERMINAL = ("history length", "item", "user")
 
 @dataclass(frozen=True)
 class Results:
-    """One scored split. facts: what was scored with what (checkpoint, log, cost, ...), plain data."""
+    """One scored split. facts: what was scored with what (checkpoint, log, cost, ...), plain data.
+
+    history: newest visible events that each impression was given; None: as the run says.
+    """
 
     split: str
     metrics: MetricDict
     slices: tuple[Slicing, ...]
     facts: dict[str, Any]
+    history: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its files: a cut scoring never takes the place of the whole one."""
+        return self.split if self.history is None else f"{self.split}-history-{self.history}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; a metric that is undefined is null, and `undefined` says why."""
         return {
             "split": self.split,
+            **({} if self.history is None else {"history": self.history}),
             **self.facts,
             "metrics": _numbers(self.metrics),
             "undefined": undefined_reasons(self.metrics),
@@ -51,7 +62,7 @@ class Results:
 
     def print(self, console: Console) -> None:
         """The overall metrics and the slices that matter most, 80 columns wide at most."""
-        table = Table(title=f"{self.split}: {self.metrics['impressions']:,} impressions", box=SIMPLE_HEAD, padding=0)
+        table = Table(title=f"{self.name}: {self.metrics['impressions']:,} impressions", box=SIMPLE_HEAD, padding=0)
         table.add_column("metric")
         table.add_column("value", justify="right")
         reasons = undefined_reasons(self.metrics)
@@ -70,9 +81,15 @@ def measure(
     log: str,
     manifest: LogManifest,
     facts: dict[str, Any],
+<<<<<<< HEAD
     since: int | None = None,
 ) -> Results:
     """Metrics of predictions, overall and by slice. since: users whose first event is later are new; None: train_end.
+=======
+    history: int | None = None,
+) -> Results:
+    """Metrics of predictions, overall and by slice. history: see Results.
+>>>>>>> main
 
     Raises:
         DataError: no predictions, or NaN logits (the model diverged).
@@ -82,15 +99,15 @@ def measure(
     metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
     slices = [*standard_slices(predictions), by_known_user(predictions, new_users(log, manifest, since))]
     stamp = {"scored_at": now(), "log": log, "data_fingerprint": manifest.fingerprint}
-    return Results(split, metrics, tuple(slices), {**stamp, **facts})
+    return Results(split, metrics, tuple(slices), {**stamp, **facts}, history)
 
 
 def save(run_dir: Path, results: Results, predictions: Predictions, log: str, manifest: LogManifest) -> None:
     """Writes predictions and metrics, each whole or not at all."""
-    path = run_dir / "predictions" / f"{results.split}.parquet"
+    path = run_dir / "predictions" / f"{results.name}.parquet"
     predictions.save(path, raw_ids(log, manifest, predictions))
     (run_dir / "metrics").mkdir(exist_ok=True)
-    write_json(run_dir / "metrics" / f"{results.split}.json", results.to_dict())
+    write_json(run_dir / "metrics" / f"{results.name}.json", results.to_dict())
 
 
 def count_test_scoring(run_dir: Path, by: str) -> int:

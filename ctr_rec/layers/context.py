@@ -1,6 +1,6 @@
 """What is known of an impression at its request besides its item: context, profile, counters and time.
 
-Legend: U users, N impressions, C context width.
+Legend: U users, N impressions, T packed events, C context width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.layout import size
 from ctr_rec.layers.time import AGES, RequestTime
-from ctr_rec.ops.jagged import gather
+from ctr_rec.ops.jagged import gather, segment_of_row
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -59,3 +59,25 @@ class Context(nn.Module):
         if not parts:
             return torch.zeros(batch.num_impressions, 0, device=batch.label.device)
         return torch.cat(parts, dim=-1)
+
+    def of_events(self, embedded: Embedded, batch: Batch) -> Tensor:
+        """The same of past events, as far as a batch knows it: zeros for counters and the gap. [T, width].
+
+        A batch carries counters for impressions alone. The newest event before another may lie before any window, so
+        that a gap to it would reach beyond them.
+        """
+        rows = batch.num_events
+        parts = [join(self.request, embedded.events, batch.events, rows)] if self.request else []
+        if self.counters:
+            parts.append(torch.zeros(rows, len(self.counters), dtype=_dtype(batch), device=batch.label.device))
+        if self.profile:
+            profile_UC = join(self.profile, embedded.users, batch.users, batch.num_users)
+            parts.append(gather(profile_UC, segment_of_row(batch.event_offsets)))
+        if self.time is not None:
+            parts.append(self.time.of_events(batch))
+        return torch.cat(parts, dim=-1) if parts else torch.zeros(rows, 0, device=batch.label.device)
+
+
+def _dtype(batch: Batch) -> torch.dtype:
+    """Of the batch's numbers."""
+    return next(iter(batch.impressions.numbers.values())).dtype

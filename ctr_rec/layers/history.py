@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.layout import Axes, Layout, size
 from ctr_rec.ops.jagged import gather
+from ctr_rec.schema.log import Known
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -55,10 +57,22 @@ class EventEncoder(nn.Module):
         if self.project is None:
             return self._from_item_and_action(item_MD, batch)
         fields = join(self.features, embedded.events, batch.events, batch.num_events)
-        x_TD = gather(item_MD, batch.event_item) + self.project(fields)
+        x_TD = gather(item_MD, batch.event_item) + self.project(fields.to(self.project.weight.dtype))
         if self.action is not None:
             x_TD = x_TD + gather(self.action.weight, batch.event_action)
         return EventVectors(x_TD, torch.arange(batch.num_events, device=x_TD.device))
+
+    def of_impressions(self, item_MD: Tensor, embedded: Embedded, batch: Batch) -> Tensor:
+        """[N, D]: the impressions' own events as their requests know them, without action and later fields."""
+        x_ND = gather(item_MD, batch.impression_item)
+        request = [f for f in self.features if f.known is Known.REQUEST]
+        if self.project is None or not request:
+            return x_ND
+        widths = [width for _, width in self._layout]
+        maps = self.project.weight.split(widths, dim=1)
+        known = [part for f, part in zip(self.features, maps, strict=True) if f.known is Known.REQUEST]
+        fields = join(request, embedded.impressions, batch.impressions, batch.num_impressions)
+        return x_ND + functional.linear(fields.to(x_ND.dtype), torch.cat(known, dim=1))
 
     def _from_item_and_action(self, item_MD: Tensor, batch: Batch) -> EventVectors:
         if self.action is None:

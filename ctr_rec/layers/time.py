@@ -1,6 +1,6 @@
 """What the clock says about a request: hour of day, day of week, and how long the user has been away.
 
-Legend: N impressions, D width of one embedding.
+Legend: N impressions, T packed events, D width of one embedding.
 """
 
 from __future__ import annotations
@@ -33,11 +33,18 @@ class RequestTime(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, batch: Batch) -> Tensor:
-        seconds = torch.div(batch.impression_time, self.ticks_per_second, rounding_mode="floor")
+        return torch.cat([*self._clock(batch.impression_time), self.gap(self._gap_row(batch))], dim=-1)
+
+    def of_events(self, batch: Batch) -> Tensor:
+        """The same of each event's own time, with zeros for the gap. [T, 3 * dim]."""
+        hour, weekday = self._clock(batch.event_time)
+        return torch.cat([hour, weekday, torch.zeros_like(hour)], dim=-1)
+
+    def _clock(self, ticks: Tensor) -> tuple[Tensor, Tensor]:
+        seconds = torch.div(ticks, self.ticks_per_second, rounding_mode="floor")
         hour = torch.div(seconds, _HOUR, rounding_mode="floor") % 24
         weekday = (torch.div(seconds, _DAY, rounding_mode="floor") + _EPOCH_WEEKDAY) % 7
-        parts = [self.hour(hour), self.weekday(weekday), self.gap(self._gap_row(batch))]
-        return torch.cat(parts, dim=-1)
+        return self.hour(hour), self.weekday(weekday)
 
     def _gap_row(self, batch: Batch) -> Tensor:
         newest_N = newest_event(batch)

@@ -12,6 +12,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.config import OpenConfig
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, Layout
+from ctr_rec.models.state import HistoryState
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -41,6 +42,37 @@ class Tower(nn.Module):
 
     @abstractmethod
     def flops(self, batch: Batch) -> int: ...
+
+
+class SplitTower(Tower):
+    """A tower that can run split: histories become a state once, and candidates are scored against it at any time.
+
+    The packed pass is one after the other, so both say the same: of an event's state nothing depends on what comes
+    later, and a candidate reads states of events alone, never another candidate.
+    """
+
+    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
+        return self.score(self.encode_history(embedded, batch), embedded, batch)
+
+    @property
+    @abstractmethod
+    def looks_back(self) -> int:
+        """How many of its newest visible events a candidate reads the state of; what came before may be dropped."""
+
+    @abstractmethod
+    def encode_history(self, embedded: Embedded, batch: Batch) -> HistoryState:
+        """State of the batch's events, users one after another. Reads the item and event levels alone."""
+
+    @abstractmethod
+    def score(self, state: HistoryState, embedded: Embedded, batch: Batch) -> Tensor:
+        """[N, out_width] for the impressions, which need be in no stream, against the state of the batch's events.
+
+        Of these events only offsets and times are read from the batch; actions and features are in the state.
+        """
+
+    @abstractmethod
+    def state_bytes(self, batch: Batch) -> int:
+        """Of the states of the batch's users together: their `looks_back` newest events, in the parameters' dtype."""
 
 
 class TowerConfig(OpenConfig):

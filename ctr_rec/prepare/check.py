@@ -207,7 +207,8 @@ def _check_feature(
         _fail(where, f.name, (numbers < 0) | (numbers >= table.rows), expected, single)
     elif f.kind in (Kind.NUMBER, Kind.VECTOR):
         numbers = (values.flatten() if f.kind is Kind.VECTOR else values).to_numpy(zero_copy_only=False)
-        _fail(where, f.name, ~np.isfinite(numbers), "finite numbers", rows if f.kind is Kind.NUMBER else None)
+        legal = np.isfinite(numbers) | (np.isnan(numbers) & f.optional)
+        _fail(where, f.name, ~legal, "finite numbers", rows if f.kind is Kind.NUMBER else None)
 
 
 def _check_small(log: str | Path, manifest: LogManifest, fingerprint: Fingerprint) -> None:

@@ -118,7 +118,10 @@ class _Impressions:
         return column.to_numpy(zero_copy_only=False), np.ones(len(column), np.int64)
 
     def number(self, f: Feature) -> Float64:
-        return self._column(f).to_numpy(zero_copy_only=False).astype(np.float64)
+        """Absent ones are the mean of the others, as they are to a model."""
+        found = self._column(f).to_numpy(zero_copy_only=False).astype(np.float64)
+        absent = np.isnan(found)
+        return np.where(absent, found[~absent].mean() if not absent.all() else 0.0, found) if absent.any() else found
 
     def counter(self, name: str) -> Float64:
         return flat(self.events, name)[self.chosen].astype(np.float64)

@@ -108,7 +108,9 @@ class Statistics:
                 parts = frame.select(f.name, weights.alias("_weight")).explode(f.name).drop_nulls(f.name)
                 self.counts[f.table].add(parts[f.name], parts["_weight"])
             elif f.kind is Kind.NUMBER:
-                self.moments[f.name].add(transformed(frame[f.name], f), weights.to_numpy().astype(np.float64))
+                there = frame[f.name].is_not_null()
+                numbers, of = frame[f.name].filter(there), weights.filter(there)
+                self.moments[f.name].add(transformed(numbers, f), of.to_numpy().astype(np.float64))
 
 
 def transformed(values: pl.Series, f: Feature) -> npt.NDArray[np.float64]:

@@ -49,7 +49,7 @@ def check_events(events: pl.DataFrame, schema: LogSchema, log: str) -> None:
 
 
 def check_features(frame: pl.DataFrame, features: Iterable[Feature], where: str) -> None:
-    """Refuses null categories, numbers that are null, NaN or infinite, and vectors of another length."""
+    """Refuses null categories, numbers that are null (unless optional), NaN or infinite, wrong lengths of vectors."""
     for f in features:
         value = pl.col(f.name)
         if f.kind is Kind.CATEGORY:
@@ -59,8 +59,14 @@ def check_features(frame: pl.DataFrame, features: Iterable[Feature], where: str)
             inside = value.list.eval(pl.element().is_null()).list.any().fill_null(False)
             refuse(frame, inside, f.name, where, "a list without nulls", "drop the nulls inside the list in build.py")
         elif f.kind is Kind.NUMBER:
-            bad = value.is_null() | ~value.is_finite()
-            remedy = "fill it in build.py, for example with fill_nan and a second feature that says it was missing"
+            absent = pl.lit(f.optional) & value.is_null()
+            bad = (value.is_null() | ~value.is_finite()) & ~absent
+            remedy = (
+                "make it null in build.py"
+                if f.optional
+                else "declare it optional where kinds of event have none, or fill it in build.py, for example with "
+                "fill_nan and a second feature that says it was missing"
+            )
             refuse(frame, bad, f.name, where, "a finite number", remedy)
             if f.log1p:
                 remedy = "declare the feature without log1p, or shift it in build.py"

@@ -47,6 +47,8 @@ class Feature(Config):
     table: the embedding table its ids are rows of (CATEGORY, CATEGORIES); several features may share one.
     known: event features only. ACTION features (dwell time, rating) exist for history and never for a candidate.
     log1p: NUMBER only, applied before standardisation by the training range's mean and deviation.
+    optional: NUMBER of events only; some kinds of event have none (a search has no price). Absent is null before
+    `prepare`, NaN in the log, counts in no mean or deviation, and adds exactly nothing to an event's vector.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Feature(Config):
     known: Known = Known.REQUEST
     log1p: bool = False
     dim: int | None = Field(default=None, ge=1, description="length of a VECTOR")
+    optional: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Feature:
@@ -71,11 +74,22 @@ class Feature(Config):
             raise SchemaError(f"feature {self.name!r}: only event features can be known with the action")
         if (self.kind is Kind.VECTOR) != (self.dim is not None):
             raise SchemaError(f"feature {self.name!r}: dim belongs to VECTOR features and is required there")
+        if self.optional and (self.kind is not Kind.NUMBER or self.side is not Side.EVENT):
+            raise SchemaError(
+                f"feature {self.name!r}: optional belongs to NUMBER features of events, got {self.kind.value} of "
+                f"{self.side.value}; remove it, and declare ids that may be absent CATEGORIES"
+            )
         if self.log1p and self.kind is not Kind.NUMBER:
             raise SchemaError(
                 f"feature {self.name!r}: log1p acts on NUMBER features only, got {self.kind.value}; remove it"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """One that is always there as before there was `optional`: fingerprints of such logs stay what they were."""
+        fields = handler(self)
+        return {name: value for name, value in fields.items() if name != "optional" or value}
 
 
 class Vocabulary(Config):

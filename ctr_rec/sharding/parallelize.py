@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -65,13 +66,20 @@ class Parallel:
             settings["lr"] = lr * factor  # type: ignore[index]
         self.model.fused_optimizer.zero_grad()
 
+    def forget(self, prefix: str) -> None:
+        """Dense parameters whose name begins so are no longer in the model: the rest is wrapped anew."""
+        for name in [name for name in self.dense_parameters if name.startswith(prefix)]:
+            del self.dense_parameters[name]
+        self.rebuild_dense()
+
     def rebuild_dense(self) -> None:
         """Wraps the dense part anew; call it after changing which dense parameters are trained."""
         wrapped = self.model._dmp_wrapped_module
         if isinstance(wrapped, DistributedDataParallel):
             self.model._dmp_wrapped_module = wrapped.module
         self.model._ddp_wrapped = False
-        self.model.init_data_parallel()
+        with _deprecation_of_torchrecs_own():
+            self.model.init_data_parallel()
 
 
 def parallelize(
@@ -99,9 +107,7 @@ def parallelize(
     apply_table_optimizers(model, config.optimizer, tables)
     plan = make_plan(model, tables, config, group)
     placement = placement_of(plan, model, group)
-    with warnings.catch_warnings():
-        # TorchRec passes DDP an argument that DDP wants renamed; nothing a reader of the log could act on.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+    with _deprecation_of_torchrecs_own():
         wrapped = _shard(model, plan, config, group)
         write_initial_values(wrapped, tables, seed, numbers)
         wrapped.init_data_parallel()
@@ -109,6 +115,14 @@ def parallelize(
     assert_every_table_has_one_optimizer(tables, fused, group)
     dense = {n: p for n, p in get_unwrapped_module(wrapped).named_parameters() if not is_table(n)}
     return Parallel(model=wrapped, fused_optimizer=fused, dense_parameters=dense, plan=placement, group=group)
+
+
+@contextmanager
+def _deprecation_of_torchrecs_own() -> Iterator[None]:
+    """TorchRec passes DDP an argument that DDP wants renamed; nothing a reader of the log could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        yield
 
 
 def _shard(model: nn.Module, plan: ShardingPlan, config: ShardingConfig, group: Group) -> DistributedModelParallel:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,9 @@ class TableOptimizer(Config):
     """The optimizer of every table, applied in the backward pass to the rows that were looked up.
 
     lr: default learning rate; a table's own is `embedding.tables.<table>.learning_rate`. eps: added to the root.
-    weight_decay: L2, on the rows looked up. betas: of Adam.
+    weight_decay: L2, on the rows looked up. betas: of Adam. gradient: of a row that stands at several events and
+    impressions of a batch, the sum over them, which is the gradient of the loss, or their mean (an ablation, on one
+    rank: correlated occurrences then weigh as one). Tables of user profiles keep the sum.
     """
 
     kind: OptimizerKind = OptimizerKind.ROWWISE_ADAGRAD
@@ -47,6 +49,7 @@ class TableOptimizer(Config):
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    gradient: Literal["sum", "mean"] = "sum"
 
     @property
     def is_row_wise(self) -> bool:

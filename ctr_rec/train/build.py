@@ -15,13 +15,15 @@ from ctr_rec.batch.source import check_spec
 from ctr_rec.errors import ConfigError, SchemaError
 from ctr_rec.evaluate.stream import first_times
 from ctr_rec.layers.layout import Axes
-from ctr_rec.models.ranker import Ranker
+from ctr_rec.models.ranker import BESIDE, Branch, Ranker
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
 from ctr_rec.sharding.group import Group
 from ctr_rec.sharding.initial import RowNumbers
 from ctr_rec.sharding.parallelize import Parallel, parallelize
 from ctr_rec.train.run import Run
+from ctr_rec.train.stage import Stage
+from ctr_rec.train.strategies import stages
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Built:
     grown: bool = False
 
     @property
-    def axes(self) -> dict[str, Axes]:
-        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+    def ranker(self) -> Ranker:
+        """The model without its wrappers."""
         ranker = self.parallel.module
         assert isinstance(ranker, Ranker)
-        return ranker.axes()
+        return ranker
 
+<<<<<<< HEAD
     def reader(self, split: str, seed: int) -> Reader:
         """A reader of one split; only training is shuffled."""
         return self._reader(self.run.data, split, seed) if split == "train" else self.scored(split)
@@ -59,6 +62,24 @@ class Built:
 
     def _reader(self, data: DataConfig, split: str, seed: int) -> Reader:
         return Reader(data, self.spec, split, seed, self.group.index, self.group.size, self.grown)
+=======
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
+        return self.ranker.axes()
+
+    def drop_beside(self) -> None:
+        """Removes the second network from the live model; what it wraps is wrapped anew. A collective."""
+        ranker = self.parallel.module
+        assert isinstance(ranker, Ranker)
+        ranker.beside = None
+        self.parallel.forget(BESIDE)
+
+    def reader(self, split: str, seed: int, branch: Branch = Branch.SEQUENCE) -> Reader:
+        """A reader of one split, of what one branch alone reads; only training is shuffled."""
+        data = self.run.data_of(branch).model_copy(update={} if split == "train" else {"shuffle": False})
+        return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
+>>>>>>> main
 
 
 def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = False) -> Built:
@@ -77,15 +98,24 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = 
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
+<<<<<<< HEAD
     check_context(run, manifest.context, run.data.log)
+=======
+    if run.sharding.optimizer.gradient == "mean" and group.size > 1:
+        raise ConfigError(
+            f"sharding.optimizer.gradient=mean counts the occurrences of a row on one rank and there are {group.size}; "
+            "train on one, or set it to sum"
+        )
+>>>>>>> main
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
         check_spec(manifest, spec, grown)
         _check_unit(manifest, spec)
     torch.manual_seed(run.train.seed)
-    ranker = Ranker(spec, run.tower, tuple(run.data.channels))
+    ranker = ranker_of(run, spec)
     numbers = VocabularyNumbers(run.data.log, manifest)
+<<<<<<< HEAD
     parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
     new = first_times(run.data.log) > manifest.split.train_end
     return Built(run, manifest, spec, group, parallel, new, numbers, grown)
@@ -100,6 +130,25 @@ def check_context(run: Run, context: int | None, log: str | Path) -> None:
             f"{context} events of context: it would see another history than in the whole log; prepare the periods "
             f"with --context {reach} or more, or lower the tower's window or layers"
         )
+=======
+    sharding = run.sharding
+    if run.beside is not None and any(_of_one_branch(stage) for stage in stages(run)):
+        # DDP must not wait for gradients of the other branch.
+        sharding = sharding.model_copy(update={"unused_parameters": True})
+    parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
+    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
+>>>>>>> main
+
+
+def ranker_of(run: Run, spec: SparseSpec) -> Ranker:
+    """The run's model, its tables on "meta"."""
+    mean = run.sharding.optimizer.gradient == "mean"
+    return Ranker(spec, run.tower, tuple(run.data.channels), beside=run.beside, mean_gradients=mean)
+
+
+def _of_one_branch(stage: Stage) -> bool:
+    """Whether a pass leaves one of two branches out."""
+    return not stage.drops_beside and any(one.loss.branch is not Branch.BOTH for one in stage.passes)
 
 
 def _check_unit(manifest: LogManifest, spec: SparseSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -153,10 +153,14 @@ class Checkpoints:
             )
         return not lacks
 
-    def load_last(self, log: IntervalLog, grow: bool = False) -> tuple[Manifest, Growth | None]:
+    def load_last(
+        self, log: IntervalLog, shape: Callable[[Manifest], None], grow: bool = False
+    ) -> tuple[Manifest, Growth | None]:
         """Puts the last whole checkpoint into the live model, optimizers and log; returns what it says of itself.
 
         On another number of ranks the log's window starts empty and dropout draws anew; all else is the same.
+
+        shape: called before the load, to give the live model the shape that it had in the checkpoint.
 
         grow: the model and the log may have more than the checkpoint's; what they have is returned too.
         """
@@ -164,6 +168,7 @@ class Checkpoints:
         path = latest(self.folder.path)
         with self._way_back(path):
             stored = read_manifest(path)
+        shape(stored)
         loaded, growth = self._load_grown(path, stored) if grow else (self._load_same(path, stored), None)
         if group.is_main:
             self._mark_if_best(loaded.manifest.state)

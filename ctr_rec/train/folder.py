@@ -166,6 +166,12 @@ class RunFolder:
                 f"{' (--grow lets a recipe have more features and tables)' if more else ''}"
             )
 
+    def stage_lines(self) -> list[dict[str, Any]]:
+        """Of metrics.jsonl: each stage that ended, with its step, name, steps and seconds."""
+        texts = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        lines = [json.loads(text) for text in texts if '"stage"' in text]
+        return [line for line in lines if line["kind"] == "stage"]
+
     def forget_after(self, step: int) -> None:
         """Drops log lines later than the checkpoint that training goes on from."""
         if self.metrics.is_file():

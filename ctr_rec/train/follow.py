@@ -12,7 +12,6 @@ reads the checkpoint, training begins or goes on from it, and a line of days.jso
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ class _Follower:
     def _trained(self, number: int, outcome: Outcome) -> None:
         if outcome.end != "stopped":
             position = outcome.position
-            ran = on_main(self.group, lambda: _stages(self.folder.metrics, position.first_step))
+            ran = on_main(self.group, lambda: _stages(self.folder, position.first_step))
             on_main(self.group, lambda: self.days.trained(self.known.periods[number], ran, position.step))
 
     def _on(self, number: int) -> Run:
@@ -169,14 +168,7 @@ def _say_useless(run: Run) -> None:
         )
 
 
-def _stages(metrics: Path, after: int) -> list[dict[str, Any]]:
-    """Stages that ended after a step; one that a resumed run ended again, without a step, counts once."""
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    for text in metrics.read_text().splitlines():
-        line = json.loads(text)
-        if line["kind"] == "stage" and line["step"] > after:
-            found.setdefault(
-                (line["step"], line["name"]),
-                {"name": line["name"], "steps": line["steps"], "seconds": round(line["seconds"], 3)},
-            )
-    return list(found.values())
+def _stages(folder: RunFolder, after: int) -> list[dict[str, Any]]:
+    """Stages that ended after a step."""
+    ended = [line for line in folder.stage_lines() if line["step"] > after]
+    return [{"name": x["name"], "steps": x["steps"], "seconds": round(x["seconds"], 3)} for x in ended]

@@ -33,11 +33,13 @@ class Interval:
     tokens: int = 0
     padded: int = 0
     steps: int = 0
+    beside_sum: float = 0.0
+    beside_weight: float = 0.0
     started: float = field(default_factory=time.perf_counter)
     paused: float = 0.0
     busy: float = field(default_factory=time.process_time)
 
-    LEARNT = ("loss_sum", "weight", "impressions", "tokens", "padded", "steps")
+    LEARNT = ("loss_sum", "weight", "impressions", "tokens", "padded", "steps", "beside_sum", "beside_weight")
 
     def add(self, batch: Batch, result: StepResult) -> None:
         self.loss_sum += float(result.loss_sum)
@@ -46,12 +48,20 @@ class Interval:
         self.tokens += batch.num_tokens
         self.padded += _padded_tokens(batch)
         self.steps += 1
+        if result.beside_sum is not None:
+            self.add_beside(batch, result.beside_sum)
+
+    def add_beside(self, batch: Batch, loss_sum: torch.Tensor) -> None:
+        """A loss beside the first: of the second network, or of a pass after the first one."""
+        self.beside_sum += float(loss_sum)
+        self.beside_weight += float(batch.weight.sum())
 
     def to_array(self) -> np.ndarray:
         return np.array([getattr(self, name) for name in self.LEARNT], np.float64)
 
     def load_array(self, array: np.ndarray) -> None:
-        for name, value in zip(self.LEARNT, array.tolist(), strict=True):
+        # A checkpoint of before there were second losses has fewer.
+        for name, value in zip(self.LEARNT, array.tolist(), strict=False):
             setattr(self, name, type(getattr(self, name))(value))
 
 
@@ -76,6 +86,10 @@ class IntervalLog:
         real = batch.weight > 0
         self.window.update(batch.label[real].cpu().numpy(), result.logit[real].cpu().numpy())
 
+    def add_beside(self, batch: Batch, loss_sum: torch.Tensor) -> None:
+        """The loss of a pass after the first of its step."""
+        self.interval.add_beside(batch, loss_sum)
+
     def pause(self, seconds: float) -> None:
         """Time spent in validation or saving is not training time."""
         self.interval.paused += seconds
@@ -94,8 +108,10 @@ class IntervalLog:
         total = dict(zip(Interval.LEARNT, ranks[:, : len(Interval.LEARNT)].sum(0).tolist(), strict=True))
         walls, busies, waits, memories = ranks[:, len(Interval.LEARNT) :].T
         self.interval = Interval()
+        beside = {"beside_loss": total["beside_sum"] / total["beside_weight"]} if total["beside_weight"] else {}
         return {
             "loss": total["loss_sum"] / max(1.0, total["weight"]),
+            **beside,
             "window_auc": float(window["auc"]),
             "window_ne": float(window["ne"]),
             "density": total["tokens"] / max(1.0, total["padded"]),
@@ -163,9 +179,10 @@ class Record:
 
     def train_line(self, step: int, epoch: int, lr: float, line: dict[str, float]) -> None:
         self.write("train", step, {"epoch": epoch, "lr": lr, **line})
+        beside = f" beside {line['beside_loss']:.4f}" if "beside_loss" in line else ""
         self.say(
             f"step {step} epoch {epoch} | {line['impressions_per_s']:,.0f} impressions/s {line['tokens_per_s']:,.0f} "
-            f"tokens/s density {line['density']:.2f} | loss {line['loss']:.4f} lr {lr:.2e} "
+            f"tokens/s density {line['density']:.2f} | loss {line['loss']:.4f}{beside} lr {lr:.2e} "
             f"auc {line['window_auc']:.4f} ne {line['window_ne']:.4f} | data wait {line['data_wait_share']:.0%} "
             f"slowest/mean {line['slowest_over_mean']:.2f} memory {line['memory_gb']:.2f} GB"
         )

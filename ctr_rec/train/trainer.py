@@ -5,22 +5,28 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from ctr_rec.batch.batch import Batch
 from ctr_rec.checkpoint.grow import Growth
+from ctr_rec.checkpoint.manifest import Manifest
+from ctr_rec.errors import ConfigError
 from ctr_rec.evaluate.predict import predict
-from ctr_rec.metrics.mergeable import all_metrics, undefined_reasons
+from ctr_rec.metrics.mergeable import MetricDict, all_metrics, undefined_reasons
+from ctr_rec.models.ranker import Branch
 from ctr_rec.train.build import Built
 from ctr_rec.train.checkpoints import SECONDS_TO_STOP, TOO_LATE, Checkpoints
+from ctr_rec.train.feeds import Feeds
 from ctr_rec.train.folder import RunFolder
+from ctr_rec.train.position import Position, as_good
 from ctr_rec.train.record import IntervalLog, Record
 from ctr_rec.train.run import Run, TrainConfig
 from ctr_rec.train.seen import SeenImpressions, forget_seen_after
-from ctr_rec.train.stage import Stage
+from ctr_rec.train.stage import Pass, Stage
 from ctr_rec.train.start import begin_again, restarted
 from ctr_rec.train.step import Stepper, resolve_precision
 from ctr_rec.train.stop import StopRequest
@@ -28,6 +34,7 @@ from ctr_rec.train.strategies import stages
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class Position:
     """How far a run has come: plain data. `batch` is the next global batch of `epoch` within stage number `stage`.
 
@@ -51,6 +58,8 @@ class Position:
 
 
 @dataclass(frozen=True)
+=======
+>>>>>>> main
 class Outcome:
     """How training ended: "finished", "early" (validation no longer improved) or "stopped" (asked to)."""
 
@@ -72,7 +81,7 @@ class Trainer:
                 restarted(built.spec.tables, stage.restart)  # a setting without effect is refused before the first step
         dtype = resolve_precision(run.train.precision, self.group.device)
         self.stepper = Stepper(built.parallel, run.dense, self.group.size, dtype)
-        self.reader = built.reader("train", run.train.seed)
+        self.feeds = Feeds(built)
         self.position = Position()
         self.log = IntervalLog(self.group, run.train.window)
         self.checkpoints = Checkpoints(folder, built, self.stepper.dense_optimizer)
@@ -93,7 +102,12 @@ class Trainer:
         self.checkpoints.check_place()
         growth: Growth | None = None
         if goes_on:
-            stored, growth = self.checkpoints.load_last(self.log, grow)
+            if grow and any(stage.goes_on for stage in self.stages):
+                raise ConfigError(
+                    f"--grow with train.strategy={self.run.train.strategy}: the second network may be gone already; "
+                    "start a new run, warm from this one"
+                )
+            stored, growth = self.checkpoints.load_last(self.log, self._shape_of, grow)
             self.position = Position(**stored.state)
             if growth is not None and growth.new_log:
                 self.position = self.position.on_new_log()
@@ -137,8 +151,17 @@ class Trainer:
             self._say_end(record, end)
         return Outcome(end, self.position)
 
+    def _shape_of(self, stored: Manifest) -> None:
+        """Gives the model the shape that it had in a checkpoint."""
+        if self.stages[stored.stage].drops_beside:
+            self._drop_beside()
+
+    def _drop_beside(self) -> None:
+        self.built.drop_beside()
+        self.stepper.forget_beside()
+
     def _total_steps(self, run: Run) -> int:
-        steps = sum(s.epochs for s in stages(run)) * self.reader.num_batches()
+        steps = sum(s.epochs * self.feeds.num_steps(s) for s in stages(run) if not s.goes_on)
         return steps if run.train.max_steps is None else min(steps, run.train.max_steps)
 
     def _changed_total(self, before: TrainConfig) -> str | None:
@@ -162,92 +185,126 @@ class Trainer:
             # Killed between that verdict and its end, a resumed run must not train on.
             yield "early"
             return
-        done_epochs = 0
+        first_epoch, last_epoch = 0, 0
         for number, stage in enumerate(self.stages):
+<<<<<<< HEAD
             if number >= self.position.stage:
                 started = time.perf_counter()
                 yield from self._stage(number, stage, done_epochs, record, seen)
                 self._told(stage, time.perf_counter() - started, record)
             done_epochs += stage.epochs
+=======
+            if not stage.goes_on:
+                first_epoch, last_epoch = last_epoch, last_epoch + stage.epochs
+            if number >= self.position.stage and self._may_begin(number, stage):
+                yield from self._stage(number, stage, first_epoch, record, seen)
+
+    def _may_begin(self, number: int, stage: Stage) -> bool:
+        """A stage that goes on begins where the one before has met its end, and not where the epochs are over."""
+        at = self.position
+        return not stage.goes_on or number == at.stage or (number == at.stage + 1 and at.over(self.stages[at.stage]))
+>>>>>>> main
 
     def _told(self, stage: Stage, seconds: float, record: Record) -> None:
-        """seconds: of this process; a stage that was resumed took longer."""
+        """seconds: of this process; a stage that was resumed took longer. A run killed at its very end ends it again."""
         steps = self.position.step - self.position.stage_step
-        if steps:
+        told = [(line["step"], line["name"]) for line in self.folder.stage_lines()]
+        if steps and (self.position.step, stage.name) not in told:
             record.write("stage", self.position.step, {"name": stage.name, "steps": steps, "seconds": seconds})
 
     def _stage(
         self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None
     ) -> Iterator[str]:
         if self.position.stage != number:
+<<<<<<< HEAD
             step = self.position.step
             self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0, stage_step=step)
+=======
+            self.position = self.position.entered(number, stage, first_epoch)
+>>>>>>> main
             self._enter(stage, record)
-        while self.position.epoch < first_epoch + stage.epochs:
+        while self.position.epoch < first_epoch + stage.epochs and not self.position.over(stage):
             epoch = self.position.epoch
-            for batch in self.reader.batches(epoch, start=self.position.batch):
-                if self.position.step >= self.total_steps:
-                    return
-                begun = self.position.first_step
-                factor = self.run.schedule.factor(self.position.step - begun, self.total_steps - begun)
-                result = self.stepper.step(batch.to(self.group.device), factor)
-                self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
-                self.log.add(batch, result)
-                if seen is not None:
-                    seen.add(self.position.step, batch.impression_id[batch.weight > 0].numpy())
-                yield self._after_step(epoch, factor, record, seen)
-            self.position = replace(self.position, epoch=epoch + 1, batch=0)
+            with closing(self.feeds.epoch(stage, epoch, self.position.batch)) as steps:
+                for passes in steps:
+                    if self.position.step >= self.total_steps:
+                        return
+                    yield self._step(stage, passes, record, seen)
+                    if self.position.over(stage):
+                        return
+            self.position = self.position.next_epoch()
 
     def _enter(self, stage: Stage, record: Record) -> None:
         """What happens at the beginning of a stage. No checkpoint lies between it and the stage's first step."""
         if stage.restart is not None:
             begun = begin_again(self.built, stage.restart)
             record.say(f"{stage.name} | tables begin again: {', '.join(begun)}")
+        if stage.drops_beside:
+            self._drop_beside()
+        if stage.goes_on:
+            record.say(f"step {self.position.step} | {stage.name}")
 
-    def _after_step(self, epoch: int, factor: float, record: Record, seen: SeenImpressions | None) -> str:
+    def _step(
+        self, stage: Stage, passes: list[tuple[Pass, Batch]], record: Record, seen: SeenImpressions | None
+    ) -> str:
+        begun, epoch = self.position.first_step, self.position.epoch
+        factor = self.run.schedule.factor(self.position.step - begun, self.total_steps - begun)
+        weight = stage.weight(self.position.step - self.position.began)
+        self.position = self.position.stepped()
+        for number, (one, batch) in enumerate(passes):
+            result = self.stepper.step(batch.to(self.group.device), factor, one, weight)
+            if number == 0:
+                self.log.add(batch, result)
+            else:
+                self.log.add_beside(batch, result.loss_sum)
+            if seen is not None:
+                seen.add(self.position.step, batch.impression_id[batch.weight > 0].numpy())
+        return self._after_step(stage, epoch, factor, record, seen)
+
+    def _after_step(self, stage: Stage, epoch: int, factor: float, record: Record, seen: SeenImpressions | None) -> str:
         step = self.position.step
         record.advance(step)
-        last_of_epoch = self.position.batch == self.reader.num_batches()
+        last_of_epoch = self.position.batch == self.feeds.num_steps(stage)
         if step % self.run.train.log_every == 0 or last_of_epoch:
-            waited, self._waited = self.reader.waited - self._waited, self.reader.waited
+            waited, self._waited = self.feeds.waited - self._waited, self.feeds.waited
             record.train_line(step, epoch, self.run.dense.lr * factor, self.log.line(waited))
         every = self.run.validation.every
+<<<<<<< HEAD
         if self._validates and (step == self.total_steps or (last_of_epoch if every is None else step % every == 0)):
             return self._validate(record, seen)
+=======
+        if step == self.total_steps or (last_of_epoch if every is None else step % every == 0):
+            return self._validate(stage, record, seen)
+>>>>>>> main
         if self.run.checkpoint.every is not None and step % self.run.checkpoint.every == 0:
             self._save(record, seen)
         return "on"
 
-    def _validate(self, record: Record, seen: SeenImpressions | None) -> str:
+    def _validate(self, stage: Stage, record: Record, seen: SeenImpressions | None) -> str:
         """Scores the validation range, keeps the best checkpoint, and says whether to go on."""
         with self._paused():
-            predictions = predict(
-                self.built.parallel.model, self.built.reader("valid", 0), self.group, self.built.item_is_new
-            )
-            metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
-            watched = self.run.validation
-            better = self._judge(float(metrics[watched.metric]))
-            self._metrics = {k: float(v) if np.isfinite(v) else None for k, v in metrics.items()}
-            record.write("valid", self.position.step, {k: float(v) for k, v in metrics.items()})
-            record.say(
-                f"step {self.position.step} validation | auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f} "
-                f"logloss {metrics['logloss']:.4f} ne {metrics['ne']:.4f} calibration {metrics['calibration']:.3f} "
-                f"| {self._verdict(better, undefined_reasons(metrics).get(watched.metric))}"
-            )
+            metrics = self._scored(Branch.SEQUENCE)
+            metric = self.run.validation.metric
+            before, self.position = self.position, self.position.judged(metric, float(metrics[metric]))
+            better = self.position.worse == 0 and self.position.best is not None and self.position.best != before.best
+            lines = {k: float(v) for k, v in metrics.items()}
+            self._metrics = {k: v if np.isfinite(v) else None for k, v in lines.items()}
+            said = f"{_words(metrics)} | {self._verdict(better, undefined_reasons(metrics).get(metric))}"
+            if stage.reads_beside:
+                beside = self._scored(Branch.BESIDE)
+                lines |= {f"beside_{k}": float(v) for k, v in beside.items()}
+                said += f" | beside it {_words(beside)}"
+                if stage.until_reached and as_good(metric, float(metrics[metric]), float(beside[metric])):
+                    self.position = self.position.caught_up()
+            record.write("valid", self.position.step, lines)
+            record.say(f"step {self.position.step} validation | {said}")
         self._save(record, seen, best=better)
         return "early" if self._enough() else "on"
 
-    def _judge(self, value: float) -> bool:
-        """Whether the watched metric is the best so far. An undefined one is no verdict: patience does not wear out."""
-        if not np.isfinite(value):
-            return False
-        sign = 1.0 if self.run.validation.metric in ("auc", "gauc") else -1.0
-        best = self.position.best
-        better = best is None or sign * value > sign * best
-        self.position = replace(
-            self.position, best=value if better else best, worse=0 if better else self.position.worse + 1
-        )
-        return better
+    def _scored(self, branch: Branch) -> MetricDict:
+        reader = self.built.reader("valid", 0, branch)
+        found = predict(self.built.parallel.model, reader, self.group, self.built.item_is_new, branch=branch)
+        return all_metrics(found.label, found.logit, found.user)
 
     def _verdict(self, better: bool, undefined: str | None) -> str:
         metric = self.run.validation.metric
@@ -292,6 +349,13 @@ class Trainer:
             yield
         finally:
             self.log.pause(time.perf_counter() - started)
+
+
+def _words(metrics: MetricDict) -> str:
+    return (
+        f"auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f} logloss {metrics['logloss']:.4f} ne {metrics['ne']:.4f} "
+        f"calibration {metrics['calibration']:.3f}"
+    )
 
 
 def seed_everything(seed: int, rank: int) -> None:

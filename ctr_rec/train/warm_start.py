@@ -12,12 +12,11 @@ from ctr_rec.checkpoint.warm_start.target import target_tables
 from ctr_rec.config import load_recipe, override
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import write_json
-from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.table import sparse_spec
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.sharding.tables import is_table
-from ctr_rec.train.build import Built
+from ctr_rec.train.build import Built, ranker_of
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.run import Run
 
@@ -61,7 +60,7 @@ def report_only(recipe: str, overrides: list[str]) -> WarmStartReport:
     manifest = load_manifest(run.data.log)
     spec = sparse_spec(manifest, run.embedding)
     # Tables stay on "meta": only the shapes of the other weights are asked for.
-    state = Ranker(spec, run.tower, tuple(run.data.channels)).state_dict()
+    state = ranker_of(run, spec).state_dict()
     dense = {name: tuple(value.shape) for name, value in state.items() if not is_table(name)}
     with open_group("cpu") as group:
         tables = target_tables(spec, manifest, run.data.log)

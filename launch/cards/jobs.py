@@ -17,24 +17,34 @@ JOBS = int(os.environ.get("JOBS", "2"))
 
 @dataclass(frozen=True)
 class Trained:
-    """A recipe with some settings in a run folder. scored: splits that `evaluate` scores at its end, once each."""
+    """A recipe with some settings in a run folder. scored: splits that `evaluate` scores at its end, once each.
+
+    beside: the network that the model was trained with is scored too, in a folder of the run's.
+    """
 
     folder: Path
     recipe: str
     settings: Mapping[str, str] = field(default_factory=dict)
     scored: tuple[str, ...] = ("valid", "test")
+    beside: bool = False
 
     @property
     def done(self) -> bool:
-        return _ended(self.folder) and all(_metrics(self.folder, split).is_file() for split in self.scored)
+        return _ended(self.folder) and not self._to_score()
 
     def run(self) -> None:
         """Trains (or goes on), then scores what is not scored yet."""
         if not _ended(self.folder):
             self._train()
-        for split in self.scored:
-            if not _metrics(self.folder, split).is_file():
-                call(self.folder, "evaluate", str(self.folder), "--split", split)
+        for split, branch in self._to_score():
+            call(self.folder, "evaluate", str(self.folder), "--split", split, *branch)
+
+    def _to_score(self) -> list[tuple[str, list[str]]]:
+        """Splits that have no metrics yet, with the words that name the branch."""
+        found = [(split, []) for split in self.scored if not _metrics(self.folder, split).is_file()]
+        beside = self.scored if self.beside else ()
+        missing = [split for split in beside if not _metrics(self.folder / "beside", split).is_file()]
+        return [*found, *((split, ["--branch", "beside"]) for split in missing)]
 
     def _train(self) -> None:
         saved = any(self.folder.glob("checkpoints/step-*/manifest.json"))
@@ -62,6 +72,27 @@ class Scored:
         call(self.folder, "predict", "--scorer", self.scorer, "--log", self.log, "--run-dir", str(self.folder))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A trained run scored on each impression's newest events alone, once for every number in `histories`."""
+
+    folder: Path
+    split: str
+    histories: tuple[int, ...]
+
+    def metrics(self, history: int) -> Path:
+        return _metrics(self.folder, f"{self.split}-history-{history}")
+
+    @property
+    def done(self) -> bool:
+        return all(self.metrics(history).is_file() for history in self.histories)
+
+    def run(self) -> None:
+        for history in self.histories:
+            if not self.metrics(history).is_file():
+                call(self.folder, "evaluate", str(self.folder), "--split", self.split, "--history", str(history))
+
+
 def _metrics(folder: Path, split: str) -> Path:
     return folder / "metrics" / f"{split}.json"
 
@@ -84,12 +115,12 @@ def call(folder: Path, *arguments: str) -> None:
         )
 
 
-def run_all(wanted: Sequence[Trained | Scored]) -> None:
+def run_all(wanted: Sequence[Trained | Scored | Cut]) -> None:
     """Runs what is not done yet, JOBS at a time, one line per finished run."""
     todo = [job for job in wanted if not job.done]
     print(f"{len(wanted) - len(todo)} runs done, {len(todo)} to go", flush=True)
 
-    def one(job: Trained | Scored) -> None:
+    def one(job: Trained | Scored | Cut) -> None:
         job.run()
         print(f"done: {job.folder}", flush=True)
 

@@ -52,17 +52,20 @@ class Row:
         }
 
 
-def read_row(cut: str, model: str, runs: Sequence[Path], reference: Path | None) -> Row:
-    """Reads the metrics of finished runs; reference: run whose test predictions each seed is paired with."""
+def read_row(cut: str, model: str, runs: Sequence[Path], reference: Path | Sequence[Path] | None) -> Row:
+    """Reads the metrics of finished runs.
+
+    reference: run whose test predictions each seed is paired with, or one for each seed.
+    """
     values = {
         split: {m: tuple(_metrics(run, split)[m] for run in runs) for m in METRICS} for split in ("valid", "test")
     }
     scored = sum(len(json.loads(path.read_text())["scored"]) for run in runs for path in run.glob("test-scored.json"))
     against = None
     if reference is not None:
-        theirs = Predictions.load(reference / "predictions" / "test.parquet")
-        mine = [Predictions.load(run / "predictions" / "test.parquet") for run in runs]
-        against = compare([theirs] * len(mine), mine, (reference.name, model), "test")
+        others = [reference] * len(runs) if isinstance(reference, Path) else list(reference)
+        theirs, mine = ([Predictions.load(r / "predictions" / "test.parquet") for r in side] for side in (others, runs))
+        against = compare(theirs, mine, (others[0].name, model), "test")
     return Row(cut, model, tuple(runs), values, scored, against)
 
 

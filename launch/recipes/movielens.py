@@ -23,6 +23,7 @@ from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
 from ctr_rec.train.optimizers import DenseOptimizer
 from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
+from ctr_rec.train.settings import DualLoss
 
 LOG = "logs/movielens_1m"
 COUNTERS = ("item_like", "user_like")
@@ -90,6 +91,7 @@ def hstu() -> Run:
     )
 
 
+EARLY = "logs/movielens_1m_early"
 FIRST_HALF, SECOND_HALF = "logs/movielens_1m_first_half", "logs/movielens_1m_second_half"
 OLD_MODEL = "runs/card_warm_start/old-1"
 
@@ -137,12 +139,32 @@ def din_on() -> Run:
 
 
 def _grab(name: str, channels: dict[str, Behaviours]) -> Run:
-    tower = GRABConfig(channels=channels)
-    return hstu().model_copy(update={"name": name, "tower": tower})
+    """Small batches and a larger dense rate than HSTU's: chosen on validation of the early cut, as all of `tuned`."""
+    tower = GRABConfig(layers=1, channels=channels, shared_tokenizer=True, start_alike=True)
+    wide = EmbeddingSettings(dim=64, exclude=COUNTERS)
+    return _tuned(hstu(), name, Packed(tokens=4096, context=512), lr=4e-3, tower=tower, embedding=wide)
+
+
+def _tuned(run: Run, name: str, batches: Packed | Pointwise, lr: float, **changed: object) -> Run:
+    """Five epochs without early stopping: validation stands still for some and then leaps; its best one is kept."""
+    data = run.data.model_copy(update={"batches": batches})
+    dense = run.dense.model_copy(update={"lr": lr})
+    settings = {"name": name, "data": data, "dense": dense, "validation": Validation(metric="auc"), **changed}
+    return run.model_copy(update={**settings, "train": run.train.model_copy(update={"epochs": 5})})
+
+
+def hstu_tuned() -> Run:
+    """`hstu` as it was best on validation of the early cut: smaller batches, more epochs."""
+    return _tuned(hstu(), "hstu_tuned", Packed(tokens=4096, context=512), lr=4e-3)
+
+
+def din_tuned() -> Run:
+    """`din` as it was best on validation of the early cut: smaller batches, more epochs."""
+    return _tuned(din(), "din_tuned", Pointwise(impressions=2048), lr=1e-3)
 
 
 def grab() -> Run:
-    """GRAB with three channels: all events, liked and disliked ones; two layers over a span of 256 events."""
+    """GRAB with three channels, all events, liked and disliked ones; one layer over a span of 256 events."""
     channels = {
         "all": Behaviours(),
         "liked": Behaviours(actions=LIKED, window=128),
@@ -154,6 +176,38 @@ def grab() -> Run:
 def grab_one() -> Run:
     """GRAB with a single channel, an ablation."""
     return _grab("grab_one", {"all": Behaviours()})
+
+
+def grab_sts() -> Run:
+    """One-channel GRAB by Sequence-Then-Sparse on the early cut: its tables learn beside it, through a DIN."""
+    run = grab_one()
+    return run.model_copy(
+        update={
+            "name": "grab_sts",
+            "data": run.data.model_copy(update={"log": EARLY, "channels": _by_taste()}),
+            "beside": DINConfig(),
+            "train": TrainConfig(epochs=1, strategy="sequence_then_sparse"),
+            "validation": Validation(metric="auc"),
+        }
+    )
+
+
+def grab_dual() -> Run:
+    """One-channel GRAB on the second half with the old DIN beside it: its tables, its weights and its loss.
+
+    Tables keep the old model's width of 16, which its dense weights are made for.
+    """
+    run = _on_second_half(grab_one(), WarmStart(source=OLD_MODEL, checkpoint="last", dense="beside"))
+    return run.model_copy(
+        update={
+            "name": "grab_dual",
+            "data": run.data.model_copy(update={"channels": _by_taste()}),
+            "beside": DINConfig(),
+            "embedding": din().embedding,
+            "train": TrainConfig(epochs=2, strategy="dual_loss_warm_start", dual_loss=DualLoss(fade_steps=50)),
+            "validation": Validation(metric="auc", every=15),
+        }
+    )
 
 
 def _with_counters(run: Run) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctr_rec.batch.config import Packed, Pointwise
+from ctr_rec.batch.config import Alone, Batches, Packed, Pointwise
 from ctr_rec.batch.order import EpochOrder, generator
 from ctr_rec.schema.manifest import RowGroup
 
@@ -17,9 +17,7 @@ def groups(impressions: list[int]) -> tuple[RowGroup, ...]:
     )
 
 
-def order(
-    impressions: list[int], batches: Pointwise | Packed, buffer: int = 2, shuffle: bool = True, seed: int = 0
-) -> EpochOrder:
+def order(impressions: list[int], batches: Batches, buffer: int = 2, shuffle: bool = True, seed: int = 0) -> EpochOrder:
     return EpochOrder(groups(impressions), 0, batches, buffer, seed, shuffle)
 
 
@@ -27,8 +25,19 @@ LOGS = [[5], [1, 1, 1], [100, 3, 0, 50, 1, 1, 800], [0, 7], [1000, 1, 1000, 1]]
 
 
 @pytest.mark.parametrize("impressions", LOGS)
-@pytest.mark.parametrize("batches", [Pointwise(impressions=10), Pointwise(impressions=1), Packed(tokens=30, context=9)])
-def test_every_epoch_has_the_same_number_of_batches(impressions: list[int], batches: Pointwise | Packed) -> None:
+@pytest.mark.parametrize(
+    "batches",
+    [
+        Pointwise(impressions=10),
+        Pointwise(impressions=1),
+        Packed(tokens=30, context=9),
+        Alone(impressions=10),
+        Alone(impressions=10, history=9, tokens=30),
+        Alone(impressions=1000, history=9, tokens=19),
+        Alone(impressions=3, history=9, tokens=3000),
+    ],
+)
+def test_every_epoch_has_the_same_number_of_batches(impressions: list[int], batches: Batches) -> None:
     made = order(impressions, batches)
     for epoch in range(6):
         plan = made.plan(epoch)
@@ -38,6 +47,8 @@ def test_every_epoch_has_the_same_number_of_batches(impressions: list[int], batc
         for p in plan:
             found = sum(g.impressions[0] for g in p.row_groups)
             assert 1 <= p.num_batches <= found
+            if isinstance(batches, Alone) and batches.most is not None:
+                assert -(-found // p.num_batches) <= batches.most
 
 
 def test_pointwise_batches_have_nearly_the_size_asked_for() -> None:
@@ -45,6 +56,12 @@ def test_pointwise_batches_have_nearly_the_size_asked_for() -> None:
     assert made.num_batches() == 194
     for p in order([5000] * 9, Pointwise(impressions=100), buffer=4).plan(0):
         assert 95 <= 5000 * len(p.row_groups) / p.num_batches <= 105
+
+
+def test_every_buffer_has_batches_enough_for_the_bound() -> None:
+    """Shared by their impressions alone, the first buffer would have one batch of six."""
+    plan = order([6, 13], Alone(impressions=1000, history=5, tokens=30), buffer=1, shuffle=False).plan(0)
+    assert [p.num_batches for p in plan] == [2, 3]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:

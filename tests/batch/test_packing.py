@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctr_rec.batch import packing
-from ctr_rec.batch.packing import Impressions, Packs, Pieces, _Line, pack, scatter
+from ctr_rec.batch.packing import Impressions, Packs, Pieces, _Line, alone, pack, scatter
 
 
 def impressions(seed: int, users: int, longest: int) -> tuple[Impressions, int]:
@@ -77,6 +77,23 @@ def test_scattered_batches_are_nearly_equal(n: int, batches: int) -> None:
     assert sorted(portions.order.tolist()) == list(range(n))
     assert all((np.diff(portions.batch(b)) > 0).all() for b in range(min(batches, 50)))
     assert scatter(n, batches, None).order.tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("history", [1, 7, None])
+def test_alone_every_impression_has_a_piece(history: int | None) -> None:
+    found, _ = impressions(0, users=15, longest=150)
+    n = len(found.visible)
+    made, scattered = alone(found, history, 9, np.random.default_rng(4)), scatter(n, 9, np.random.default_rng(4))
+    assert made.pieces.first.tolist() == scattered.order.tolist()
+    assert made.bounds.tolist() == scattered.bounds.tolist()
+    assert not made.shared
+    for piece in range(n):
+        number = int(made.pieces.first[piece])
+        user = int(found.user[number])
+        events = list(range(int(found.start[user]), int(found.visible[number])))
+        given = events if history is None else events[-history:]
+        assert list(range(int(made.pieces.start[piece]), int(made.pieces.end[piece]))) == given
+        assert (int(made.pieces.user[piece]), int(made.pieces.num_impressions[piece])) == (user, 1)
 
 
 def test_the_line_counts_what_a_sum_over_all_impressions_counts() -> None:

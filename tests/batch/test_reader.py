@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ctr_rec.batch.batch import Batch
-from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
+from ctr_rec.batch.config import Alone, Batches, Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.source import Slices, Source
 from ctr_rec.errors import ConfigError, DataError, SchemaError
@@ -19,12 +20,16 @@ from ctr_rec.schema.log import Split
 from ctr_rec.schema.manifest import SPLITS, LogManifest, RowGroup
 from ctr_rec.schema.table import EmbeddingSettings, SparseSpec, sparse_spec
 from tests.batch.logs import random_users, schema, write_log
-from tests.batch.naive import dwell, ids, of_channel, rows, same, truths
+from tests.batch.naive import Truth, dwell, ids, of_channel, rows, same, truths
 
 CHANNELS = {"liked": Channel(actions=(1,), last=3), "acted": Channel(actions=(1, 2), last=6), "all": Channel(last=5)}
 POINTWISE = Pointwise(impressions=9)
 PACKED = Packed(tokens=48, context=10)
-BOTH = pytest.mark.parametrize("batches", [POINTWISE, PACKED], ids=["pointwise", "packed"])
+CUT = Pointwise(impressions=9, history=4)
+ALONE = Alone(impressions=9)
+ALONE_CUT = Alone(impressions=9, history=4, tokens=40)
+FILLINGS = {"pointwise": POINTWISE, "cut": CUT, "packed": PACKED, "alone": ALONE, "alone_cut": ALONE_CUT}
+EACH = pytest.mark.parametrize("batches", FILLINGS.values(), ids=FILLINGS)
 Log = tuple[Path, LogManifest, SparseSpec]
 
 
@@ -46,7 +51,7 @@ def late_log(tmp_path_factory: pytest.TempPathFactory) -> Log:
 
 def reader(
     log: Log,
-    batches: Pointwise | Packed,
+    batches: Batches,
     split: str = "train",
     rank: int = 0,
     world: int = 1,
@@ -69,11 +74,18 @@ def reader(
     return Reader(config, log[2], split, seed, rank, world)
 
 
-@BOTH
+def cut(truth: Truth, batches: Batches) -> Truth:
+    """What is left of it where the filling gives an impression its newest events only."""
+    if isinstance(batches, Packed) or batches.history is None:
+        return truth
+    return replace(truth, visible=truth.visible[-batches.history :])
+
+
+@EACH
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("delay", [0, 25])
 def test_histories_are_what_a_naive_loop_finds(
-    log: Log, late_log: Log, batches: Pointwise | Packed, split: str, delay: int
+    log: Log, late_log: Log, batches: Batches, split: str, delay: int
 ) -> None:
     chosen = late_log if delay else log
     expected = truths(chosen[0], chosen[1], split)
@@ -82,7 +94,7 @@ def test_histories_are_what_a_naive_loop_finds(
         stored = dwell(batch)
         for name, channel in CHANNELS.items():
             for n, history in enumerate(rows(batch.histories[name])):
-                truth = expected[int(batch.impression_id[n])]
+                truth = cut(expected[int(batch.impression_id[n])], batches)
                 want = [e["dwell"] for e in of_channel(truth, channel)]
                 if isinstance(batches, Packed):  # what lies before the piece is cut off
                     own = int(batch.impression_user[n])
@@ -94,11 +106,9 @@ def test_histories_are_what_a_naive_loop_finds(
     assert seen > 100
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("delay", [0, 25])
-def test_visible_ends_are_what_a_naive_loop_finds(
-    log: Log, late_log: Log, batches: Pointwise | Packed, delay: int
-) -> None:
+def test_visible_ends_are_what_a_naive_loop_finds(log: Log, late_log: Log, batches: Batches, delay: int) -> None:
     chosen = late_log if delay else log
     expected = truths(chosen[0], chosen[1], "train")
     for batch in reader(chosen, batches).batches(0):
@@ -112,6 +122,9 @@ def test_visible_ends_are_what_a_naive_loop_finds(
             if isinstance(batches, Packed):
                 assert len(got) >= min(batches.reach, len(visible))
                 assert got == visible[len(visible) - len(got) :]
+            elif isinstance(batches, Alone):
+                assert got == [e["dwell"] for e in cut(truth, batches).visible]
+                assert end == offsets[int(batch.impression_user[n]) + 1]
             else:
                 assert got == [d for d in visible if d in set(stored.tolist())]
             own = int(batch.impression_event[n])
@@ -119,11 +132,11 @@ def test_visible_ends_are_what_a_naive_loop_finds(
                 assert stored[own] == truth.event["dwell"]
                 assert own >= end
             else:
-                assert truth.event["dwell"] not in stored.tolist()
+                assert truth.event["dwell"] not in (got if isinstance(batches, Alone) else stored.tolist())
 
 
-@BOTH
-def test_event_ends_cover_an_event_its_ties_and_all_before(log: Log, batches: Pointwise | Packed) -> None:
+@EACH
+def test_event_ends_cover_an_event_its_ties_and_all_before(log: Log, batches: Batches) -> None:
     for batch in reader(log, batches).batches(0):
         known, offsets = batch.event_known_at.tolist(), batch.event_offsets.tolist()
         for begin, end in itertools.pairwise(offsets):
@@ -131,9 +144,9 @@ def test_event_ends_cover_an_event_its_ties_and_all_before(log: Log, batches: Po
                 assert batch.event_end[t] == begin + sum(k <= known[t] for k in known[begin:end])
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("delay", [0, 25])
-def test_every_input_is_the_stored_one(log: Log, late_log: Log, batches: Pointwise | Packed, delay: int) -> None:
+def test_every_input_is_the_stored_one(log: Log, late_log: Log, batches: Batches, delay: int) -> None:
     folder, manifest, spec = chosen = late_log if delay else log
     expected = truths(folder, manifest, "train")
     by_dwell = {e["dwell"]: e for t in expected.values() for e in [*t.visible, t.event]}
@@ -185,11 +198,11 @@ def _check_impressions(batch: Batch, found: list) -> None:
     np.testing.assert_allclose(age, (np.array([t.user["age"] for t in found]) - 0.5) / 2)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_every_impression_comes_exactly_once_on_any_number_of_ranks(
-    log: Log, batches: Pointwise | Packed, split: str, world: int
+    log: Log, batches: Batches, split: str, world: int
 ) -> None:
     expected = sorted(truths(log[0], log[1], split))
     for epoch in (0, 1):
@@ -198,9 +211,9 @@ def test_every_impression_comes_exactly_once_on_any_number_of_ranks(
         assert sorted(i for made in ranks for i in ids(made)) == expected
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_together_hold_the_one_rank_batch(log: Log, batches: Pointwise | Packed, world: int) -> None:
+def test_ranks_together_hold_the_one_rank_batch(log: Log, batches: Batches, world: int) -> None:
     whole = list(reader(log, batches).batches(0))
     parts = [list(reader(log, batches, rank=r, world=world).batches(0)) for r in range(world)]
     for k, batch in enumerate(whole):
@@ -208,17 +221,20 @@ def test_ranks_together_hold_the_one_rank_batch(log: Log, batches: Pointwise | P
         assert [i for m in mine for i in ids([m])] == batch.impression_id.tolist()
         stored = [dwell(m).tolist() for m in mine]
         assert set(itertools.chain(*stored)) == set(dwell(batch).tolist())
-        if isinstance(batches, Packed):
+        if not isinstance(batches, Pointwise):
             assert list(itertools.chain(*stored)) == dwell(batch).tolist()
         assert {m.global_impressions for m in mine} == {batch.num_impressions}
         assert {m.global_events for m in mine} == {batch.global_events}
         if isinstance(batches, Pointwise):
             largest = sum(c.last for c in CHANNELS.values()) + 1
             assert all(m.num_tokens <= (batch.num_tokens + 9) / world + largest for m in mine)
+        if batches is ALONE_CUT:
+            cost = [m.num_events + m.num_impressions for m in mine]
+            assert max(cost) <= (batch.num_events + batch.num_impressions) / world + 5
 
 
-@BOTH
-def test_a_reader_goes_on_from_any_batch(log: Log, batches: Pointwise | Packed) -> None:
+@EACH
+def test_a_reader_goes_on_from_any_batch(log: Log, batches: Batches) -> None:
     whole = list(reader(log, batches).batches(5))
     for start in range(len(whole) + 1):
         rest = list(reader(log, batches, workers=2).batches(5, start))
@@ -245,16 +261,16 @@ def test_going_on_does_not_read_what_was_skipped(log: Log, monkeypatch: pytest.M
     assert list(chosen.batches(0, chosen.num_batches())) == []
 
 
-@BOTH
-def test_workers_and_prefetch_change_nothing(log: Log, batches: Pointwise | Packed) -> None:
+@EACH
+def test_workers_and_prefetch_change_nothing(log: Log, batches: Batches) -> None:
     first = list(reader(log, batches).batches(0))
     for workers, prefetch in ((1, 1), (3, 8)):
         again = list(reader(log, batches, workers=workers, prefetch=prefetch).batches(0))
         assert all(same(a, b) for a, b in zip(first, again, strict=True))
 
 
-@BOTH
-def test_seed_and_epoch_change_the_order(log: Log, batches: Pointwise | Packed) -> None:
+@EACH
+def test_seed_and_epoch_change_the_order(log: Log, batches: Batches) -> None:
     orders = [
         [frozenset(ids([b])) for b in reader(log, batches, seed=seed).batches(epoch)]
         for seed, epoch in ((3, 0), (3, 1), (4, 0))
@@ -263,8 +279,8 @@ def test_seed_and_epoch_change_the_order(log: Log, batches: Pointwise | Packed) 
     assert orders[0] != orders[2]
 
 
-@BOTH
-def test_without_shuffle_the_order_is_that_of_the_files(log: Log, batches: Pointwise | Packed) -> None:
+@EACH
+def test_without_shuffle_the_order_is_that_of_the_files(log: Log, batches: Batches) -> None:
     made = list(reader(log, batches, "valid", shuffle=False).batches(0))
     users = [int(b.user[u]) for b in made for u in b.impression_user.tolist()]
     assert users == sorted(users)
@@ -299,7 +315,7 @@ def test_a_rank_without_impressions_gets_one_stand_in(tmp_path: Path) -> None:
     events = [{"time": t, "item": 3, "action": 1, "impression": t > 1, "label": 1, "dwell": t} for t in range(5)]
     manifest = write_log(tmp_path, [{"user_id": "a", "events": []}, {"user_id": "b", "events": events}])
     log = tmp_path, manifest, sparse_spec(manifest, EmbeddingSettings(dim=4))
-    for batches in (Pointwise(impressions=3), Packed(tokens=100)):
+    for batches in (Pointwise(impressions=3), Packed(tokens=100), Alone(impressions=3)):
         parts = [next(reader(log, batches, rank=r, world=5).batches(0)) for r in range(5)]
         empty = [p for p in parts if p.weight.sum() == 0]
         assert len(empty) >= 2

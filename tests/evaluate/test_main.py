@@ -6,14 +6,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ctr_rec.checkpoint.export import convert
+from ctr_rec.checkpoint.history import latest
+from ctr_rec.config import override
 from ctr_rec.errors import CheckpointError, ConfigError, DataError, SchemaError
 from ctr_rec.evaluate import main
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.results import read_test_scorings
 from ctr_rec.metrics.mergeable import all_metrics
+from ctr_rec.models.ranker import Branch
 from ctr_rec.sharding.group import Group, open_group
+from tests.checkpoint.export.reading import read_safetensors
 from tests.evaluate.runs import make_log, train_alone, two_channel_run
 from tests.ranks import run_ranks
+from tests.train.runs import run_with_beside
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +194,29 @@ def _counts(log: Path, group: dict[str, object]) -> list[int]:
     rows = pq.ParquetFile(log / str(group["file"])).read_row_group(int(str(group["index"]))).to_pylist()
     times = [time for row in rows for time, shown in zip(row["request_time"], row["impression"], strict=True) if shown]
     return np.bincount(np.digitize(times, [300, 800], right=True), minlength=3).tolist()
+
+
+def test_the_network_beside_a_model_is_scored_apart(tmp_path: Path) -> None:
+    trained = train_alone(
+        override(run_with_beside(make_log(tmp_path / "log"), epochs=1), ["train.max_steps=4"]), tmp_path / "run"
+    )
+    main.evaluate(trained, "valid", "last")
+    main.evaluate(trained, "valid", "last", branch=Branch.BESIDE)
+    said = _last_validation(trained)
+    mine, beside = (json.loads((trained / where / "metrics" / "valid.json").read_text()) for where in (".", "beside"))
+    for metric in ("auc", "gauc", "logloss"):
+        assert mine["metrics"][metric] == pytest.approx(said[metric], abs=1e-12)
+        assert beside["metrics"][metric] == pytest.approx(said[f"beside_{metric}"], abs=1e-12)
+    assert mine["cost"]["dense"] == beside["cost"]["beside"]
+    assert mine["cost"]["beside"] == beside["cost"]["dense"]
+    assert mine["cost"]["sparse"] == beside["cost"]["sparse"]
+    assert "parameters of the network beside it" in (trained / "report.html").read_text()
+    convert(str(latest(trained)), "safetensors", tmp_path / "out", say=lambda sentence: None)
+    exported = read_safetensors(tmp_path / "out" / "dense.safetensors")
+    assert "head.weight" in exported
+    assert not any("beside" in name for name in exported)
+
+
+def test_a_run_without_a_second_network_has_none_to_score(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"was trained without a second network; leave --branch out"):
+        main.evaluate(run, "valid", branch=Branch.BESIDE)

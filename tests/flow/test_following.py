@@ -141,8 +141,10 @@ def followed(periods: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(folder: Path, expected: Path) -> None:
-    """Days and weights, optimizer states included, to the bit."""
+    """Days and weights, optimizer states included, to the bit; and no stage is told twice."""
     assert days(folder) == days(expected)
+    ended = [[(x["step"], x["name"], x["steps"]) for x in RunFolder(f).stage_lines()] for f in (folder, expected)]
+    assert ended[0] == ended[1]
     ours, theirs = whole_checkpoint(folder), whole_checkpoint(expected)
     assert ours.keys() == theirs.keys()
     different = [name for name, value in ours.items() if not torch.equal(value, theirs[name])]

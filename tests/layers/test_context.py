@@ -48,3 +48,26 @@ def test_nothing_left_has_width_zero() -> None:
 
 def test_action_features_never_describe_the_candidate() -> None:
     assert [f.name for f in _context(SWITCHES).request] == ["slot"]
+
+
+@pytest.mark.parametrize("off", [None, *SWITCHES])
+def test_of_events_holds_the_same_parts_of_each_event(off: str | None) -> None:
+    batch = make_batch(random_log(0), Filling.PACKED)
+    embedded = look_up(batch)
+    on = tuple(s for s in WIDTHS if s != off)
+    out = _context(on).of_events(embedded, batch)
+    assert out.shape == (batch.num_events, sum(WIDTHS[s] for s in on))
+    parts = dict(zip(on, out.split([WIDTHS[s] for s in on], dim=-1), strict=True))
+    if "use_request" in on:
+        assert torch.equal(parts["use_request"], embedded.events["slot"])
+    if "use_counters" in on:
+        assert not parts["use_counters"].any()
+    if "use_profile" in on:
+        users = torch.cat([embedded.users["user"], batch.users.numbers["age"][:, None]], -1)
+        owner = torch.repeat_interleave(torch.arange(batch.num_users), batch.event_offsets.diff())
+        assert torch.equal(parts["use_profile"], users[owner])
+
+
+def test_of_events_without_any_part_has_width_zero() -> None:
+    batch = make_batch(random_log(0), Filling.PACKED)
+    assert _context(()).of_events(look_up(batch), batch).shape == (batch.num_events, 0)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ctr_rec.batch.batch import Ids, Level
+from ctr_rec.batch.batch import Batch, Ids, Level
 from ctr_rec.layers.embedding import SparseFront
 from ctr_rec.models.tower import Filling
 from tests.models.streams import ITEMS_ONLY, SPEC, Log, make_batch, random_log
@@ -83,3 +83,43 @@ def test_a_log_without_profile_has_no_bags() -> None:
 
 def test_meta_front_holds_no_memory() -> None:
     assert all(weight.device.type == "meta" for weight in SparseFront(SPEC).parameters())
+
+
+def _count(batch: Batch, table: str) -> list[int]:
+    """Occurrences counted one by one."""
+    count = [0] * batch.tables[table].shape[0]
+    positions = (
+        (batch.items, torch.cat([batch.event_item, batch.impression_item]).tolist()),
+        (batch.events, range(batch.num_events)),
+        (batch.impressions, range(batch.num_impressions)),
+    )
+    for level, rows in positions:
+        for ids in level.ids.values():
+            bounds = ids.offsets.tolist() if ids.offsets is not None else range(ids.index.shape[0] + 1)
+            for row in rows:
+                for at in range(bounds[row], bounds[row + 1]) if ids.table == table else ():
+                    count[int(ids.index[at])] += 1
+    return count
+
+
+def test_mean_gradients_are_the_sums_over_the_number_of_occurrences_and_no_value_changes() -> None:
+    batch = make_batch(random_log(0), Filling.PACKED)
+    fronts = [SparseFront(SPEC, "cpu", mean_gradients=mean) for mean in (False, True)]
+    fronts[1].load_state_dict(fronts[0].state_dict())
+    outs = [front(batch) for front in fronts]
+    for out in outs:
+        levels = (out.items, out.events, out.impressions, out.users)
+        torch.stack([x.square().sum() for level in levels for x in level.values()]).sum().backward()
+    for name, value in outs[0].items.items():
+        assert torch.equal(outs[1].items[name], value)
+    sums, means = (_gradients(front) for front in fronts)
+    assert torch.equal(sums["user"], means["user"])
+    for table in ("item", "genre", "slot"):
+        count = torch.ones(sums[table].shape[0])
+        count[batch.tables[table]] = torch.tensor(_count(batch, table)).float().clamp(min=1)
+        assert count.max() > 1
+        torch.testing.assert_close(means[table], sums[table] / count[:, None])
+
+
+def _gradients(front: SparseFront) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in _tables(front).items() if weight.grad is not None}

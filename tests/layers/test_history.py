@@ -84,3 +84,16 @@ def test_newest_event_is_the_latest_over_channels() -> None:
         "c": Jagged(torch.tensor([], dtype=torch.int64), torch.tensor([0, 0, 0, 0])),
     }
     assert newest_event(replace(base, histories=histories)).tolist() == [4, -1, 3]
+
+
+@pytest.mark.parametrize("spec", [SPEC, ITEMS_ONLY])
+def test_of_impressions_is_the_own_event_without_action_and_later_fields(spec: SparseSpec) -> None:
+    batch = make_batch(random_log(0), Filling.PACKED, spec)
+    embedded = look_up(batch, spec)
+    encoder = EventEncoder(spec, 5, use_action=True).double()
+    assert encoder.action is not None
+    nn.init.zeros_(encoder.action.weight)
+    unknown = {name: 0 * value for name, value in batch.events.numbers.items()}
+    item = torch.randn(batch.item.shape[0], 5, dtype=torch.float64)
+    events = encoder(item, embedded, replace(batch, events=replace(batch.events, numbers=unknown))).per_event()
+    torch.testing.assert_close(encoder.of_impressions(item, embedded, batch), events[batch.impression_event])

@@ -91,3 +91,14 @@ def test_width_and_gradient() -> None:
     assert out.shape == (3, layer.width) == (3, 12)
     out.sum().backward()
     assert all(isinstance(t, nn.Embedding) and t.weight.grad is not None for t in layer.children())
+
+
+def test_of_events_is_the_clock_of_their_own_time_and_no_gap() -> None:
+    layer = _numbered(RequestTime(1, 1000))
+    base = _at([5])
+    times = torch.arange(base.num_events) * 45_678_901
+    out = layer.of_events(replace(base, event_time=times))
+    expected = [datetime.fromtimestamp(t / 1000, timezone.utc) for t in times.tolist()]
+    assert out[:, 0].tolist() == [d.hour for d in expected]
+    assert out[:, 1].tolist() == [d.weekday() for d in expected]
+    assert not out[:, 2].any()

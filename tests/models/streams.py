@@ -249,8 +249,26 @@ def _sum_rows(rows_RD: Tensor, index: Tensor, offsets: Tensor | None) -> Tensor:
     return torch.stack(parts) if parts else rows_RD.new_zeros(0, rows_RD.shape[1])
 
 
+def _in_float32(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
+    def level(values: Level) -> Level:
+        return replace(values, numbers={name: x.float() for name, x in values.numbers.items()})
+
+    def group(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.float() for name, x in values.items()}
+
+    batch = replace(
+        batch,
+        users=level(batch.users),
+        items=level(batch.items),
+        events=level(batch.events),
+        impressions=level(batch.impressions),
+    )
+    parts = (embedded.users, embedded.items, embedded.events, embedded.impressions)
+    return batch, Embedded(*(group(part) for part in parts))
+
+
 class Scorer(nn.Module):
-    """Tower and head in float64, in evaluation mode: the logits of a log's impressions."""
+    """Tower and head in float64, or after `.float()` in float32, in evaluation mode: a log's logits."""
 
     def __init__(self, config: TowerConfig, spec: SparseSpec = SPEC, seed: int = 0) -> None:
         super().__init__()
@@ -274,6 +292,9 @@ class Scorer(nn.Module):
     def score(self, log: Log) -> dict[int, float]:
         """Logit by the impression's key."""
         batch = self.batch(log)
+        embedded = look_up(batch, self.spec)
+        if self.head.weight.dtype == torch.float32:
+            batch, embedded = _in_float32(batch, embedded)
         with torch.no_grad():
-            logits = self(look_up(batch, self.spec), batch)
+            logits = self(embedded, batch)
         return dict(zip(batch.impression_id.tolist(), logits.tolist(), strict=True))

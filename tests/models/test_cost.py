@@ -12,9 +12,11 @@ from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.cost import cost
+from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
-from ctr_rec.models.tower import Filling
-from tests.models.streams import CHANNELS, ITEMS_ONLY, make_batch, random_log
+from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
+from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, Scorer, look_up, make_batch, random_log
 
 OFF = ContextSettings(use_profile=False, use_request=False, use_counters=False, use_time=False)
 TABLES = ITEMS_ONLY.model_copy(update={"tables": ITEMS_ONLY.tables[1:2]})
@@ -67,5 +69,36 @@ def test_hstu() -> None:
     token, pair = 2 * (6 * 24 + 6 * 6), 2 * (6 + 6)
     first = (n + events) * token + (seen + n + among) * pair
     last = n * token + (seen + n) * pair + events * 2 * 6 * 12
-    rest = 2 * batch.item.shape[0] * 4 * 6 + n * 2 * (6 * 5 + 5)
+    rest = 2 * 2 * batch.item.shape[0] * 4 * 6 + n * 2 * (6 * 5 + 5)
     assert got.flops_per_impression * n == pytest.approx(first + last + rest)
+
+
+CHANNELLED = GRABConfig(
+    width=6,
+    heads=2,
+    head_width=3,
+    ffn=5,
+    layers=3,
+    span=5,
+    channels={"all": Behaviours(window=3), "liked": Behaviours(actions=(2, 3), window=2)},
+)
+
+
+@pytest.mark.parametrize(
+    "config", [CHANNELLED, HSTUConfig(width=6, heads=2, head_width=3, window=4)], ids=["grab", "hstu"]
+)
+def test_state_bytes_are_those_of_the_states_that_are_kept(config: TowerConfig) -> None:
+    scorer = Scorer(config)
+    batch = scorer.batch(random_log(1))
+    assert isinstance(scorer.tower, SplitTower)
+    state = scorer.tower.encode_history(look_up(batch), batch)
+    kept = sum(state.user(user, scorer.tower.looks_back).num_bytes for user in range(batch.num_users))
+    assert scorer.tower.state_bytes(batch) == kept
+    single = cost(Ranker(SPEC, config), SPEC, batch).state_bytes_per_user
+    assert single is not None
+    assert single < kept / batch.num_users, "keys and values are float32"
+
+
+def test_a_tower_without_a_state_has_no_state_bytes() -> None:
+    batch = make_batch(random_log(1), Filling.POINTWISE)
+    assert cost(Ranker(SPEC, MLPConfig(), tuple(CHANNELS)), SPEC, batch).state_bytes_per_user is None

@@ -11,18 +11,45 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
+from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
 
+# They cannot grow by a profile feature, see models/grab/profile.py.
+PROFILE_TOKENS: dict[str, TowerConfig] = {
+    "grab_profile_tokens": GRABConfig(
+        width=8,
+        layers=3,
+        heads=2,
+        head_width=3,
+        ffn=6,
+        span=6,
+        profile_tokens=True,
+        channels={"all": Behaviours(window=5), "few": Behaviours(actions=(1, 2), window=3)},
+    ),
+    "grab_profile_tokens_full_only": GRABConfig(
+        width=6,
+        heads=1,
+        head_width=4,
+        ffn=6,
+        latent=3,
+        span=6,
+        views=Views.FULL,
+        profile_tokens=True,
+        context=ContextSettings(use_profile=False),
+        channels={"all": Behaviours(window=6)},
+    ),
+}
 CASES: dict[str, TowerConfig] = {
     "mlp": MLPConfig(),
+    "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),
     "dcn_v2_stacked": DCNv2Config(cross_layers=1, rank=3, structure=Structure.STACKED),
     "din": DINConfig(),
@@ -65,6 +92,41 @@ CASES: dict[str, TowerConfig] = {
         use_time=False,
         channels={"all": Behaviours(window=3)},
     ),
+    "grab_partial_only": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=3,
+        ffn=6,
+        span=6,
+        views=Views.PARTIAL,
+        channels={"all": Behaviours(window=5), "few": Behaviours(actions=(1, 2), window=3)},
+    ),
+    "grab_full_only": GRABConfig(
+        width=8, heads=2, head_width=3, ffn=6, span=5, views=Views.FULL, channels={"all": Behaviours(window=5)}
+    ),
+    "grab_full_only_bare": GRABConfig(
+        width=8,
+        heads=1,
+        head_width=4,
+        ffn=6,
+        span=50,
+        views=Views.FULL,
+        action=ActionRole.BIAS,
+        context=ContextSettings(use_request=False, use_counters=False, use_time=False),
+        channels={"all": Behaviours(window=50)},
+    ),
+    "grab_no_action_no_order": GRABConfig(
+        width=6,
+        heads=1,
+        head_width=4,
+        ffn=8,
+        span=4,
+        action=ActionRole.NEITHER,
+        use_position=False,
+        mix=MixGate.NONE,
+        channels={"all": Behaviours(window=4), "young": Behaviours(window=4, seconds=60)},
+    ),
+    **PROFILE_TOKENS,
     "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
 }
 Change = Callable[[Event, Impression, Log, random.Random], list[Event]]

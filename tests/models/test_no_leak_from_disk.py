@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ctr_rec.batch.config import Channel, DataConfig, Packed, Pointwise
+from ctr_rec.batch.config import Alone, Batches, Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.grab.config import Behaviours
+from ctr_rec.models.grab.config import Behaviours, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, TowerConfig
@@ -40,7 +40,24 @@ CASES: dict[str, TowerConfig] = {
         span=8,
         channels={"all": Behaviours(window=6), "liked": Behaviours(actions=(1,), window=4, seconds=600)},
     ),
+    "grab_partial_only": GRABConfig(
+        width=8, heads=2, head_width=4, ffn=8, span=8, views=Views.PARTIAL, channels={"all": Behaviours(window=8)}
+    ),
+    "grab_full_only_profile_tokens": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=4,
+        ffn=8,
+        span=8,
+        views=Views.FULL,
+        profile_tokens=True,
+        channels={"all": Behaviours(window=8)},
+    ),
 }
+ALONE = {"hstu": Alone(impressions=7), "grab": Alone(impressions=16, history=5, tokens=60), "din": Pointwise(history=3)}
+"""Fillings besides each tower's usual one."""
+FILLED = [(name, None) for name in CASES] + list(ALONE.items())
+IDS = [*CASES, *(f"{name}-alone" for name in ALONE)]
 CHANNELS = {"all": Channel(last=5), "liked": Channel(actions=(1,), last=3)}
 ITEMS = random_items(0)
 Users = list[dict[str, Any]]
@@ -81,15 +98,20 @@ def _users(seed: int, count: int = 5, events: int = 14) -> Users:
     return users
 
 
-def _scores(folder: Path, users: Users, tower: TowerConfig, delay: int) -> dict[Key, float]:
-    """Logit of every impression of every split: float32 tables, float64 from there on, seeded weights."""
+def _scores(
+    folder: Path, users: Users, tower: TowerConfig, delay: int, batches: Batches | None = None
+) -> dict[Key, float]:
+    """Logit of every impression of every split: float32 tables, float64 from there on, seeded weights.
+
+    batches: None for the tower's usual filling.
+    """
     manifest = write_log(folder, users, ITEMS, schema(delay))
     spec = sparse_spec(manifest, EmbeddingSettings(dim=4, init_std=0.5))
     packed = tower.filling is Filling.PACKED
     data = DataConfig(
         log=str(folder),
         label="liked",
-        batches=Packed(tokens=400, context=40) if packed else Pointwise(impressions=16),
+        batches=batches or (Packed(tokens=400, context=40) if packed else Pointwise(impressions=16)),
         channels={} if packed else CHANNELS,
         shuffle=False,
         workers=0,
@@ -181,10 +203,12 @@ def _change_hidden(users: Users, key: Key, change: str, delay: int) -> tuple[Use
 
 @pytest.mark.parametrize("delay", [0, 45])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", CASES)
-def test_hidden_events_do_not_matter(name: str, change: str, delay: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "batches"), FILLED, ids=IDS)
+def test_hidden_events_do_not_matter(
+    name: str, batches: Batches | None, change: str, delay: int, tmp_path: Path
+) -> None:
     users = _users(3)
-    base = _scores(tmp_path / "base", users, CASES[name], delay)
+    base = _scores(tmp_path / "base", users, CASES[name], delay, batches)
     assert len(base) > 40
     tied = [key for key in sorted(base) if _has_earlier_tie(users, key)]
     assert len(tied) >= 3
@@ -194,21 +218,45 @@ def test_hidden_events_do_not_matter(name: str, change: str, delay: int, tmp_pat
         if not any_hidden:
             continue
         tried += 1
-        score = _scores(tmp_path / f"{tried}", changed, CASES[name], delay)[key]
+        score = _scores(tmp_path / f"{tried}", changed, CASES[name], delay, batches)[key]
         assert score == pytest.approx(base[key], rel=0, abs=1e-11), key
     assert tried >= 3
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_visible_events_do_matter(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "batches"), FILLED, ids=IDS)
+def test_visible_events_do_matter(name: str, batches: Batches | None, tmp_path: Path) -> None:
     users = _users(3)
-    base = _scores(tmp_path / "base", users, CASES[name], 0)
+    base = _scores(tmp_path / "base", users, CASES[name], 0, batches)
     key = max(base, key=lambda k: _request_time(users[k[0]]["events"], _own(users, k)["request"]))
-    start = _request_time(users[key[0]]["events"], _own(users, key)["request"])
-    visible = [e for e in users[key[0]]["events"] if e["time"] < start]
-    newest = max(visible, key=lambda e: (e["time"], e["request"], e["item"]))
+    newest = _visible(users, key)[-1]
     newest["dwell"] += 1.0
-    assert abs(_scores(tmp_path / "moved", users, CASES[name], 0)[key] - base[key]) > 1e-6
+    assert abs(_scores(tmp_path / "moved", users, CASES[name], 0, batches)[key] - base[key]) > 1e-6
+
+
+@pytest.mark.parametrize(("name", "batches"), [("grab", ALONE["grab"]), ("din", ALONE["din"])])
+def test_what_lies_before_the_given_history_does_not_matter(name: str, batches: Batches, tmp_path: Path) -> None:
+    """Events are cut, not windows: the oldest event given does matter, the one before it does not in any layer."""
+    assert not isinstance(batches, Packed)
+    assert batches.history is not None
+    users = _users(3)
+    base = _scores(tmp_path / "base", users, CASES[name], 0, batches)
+    longest = max(base, key=lambda key: len(_visible(users, key)))
+    oldest = _visible(users, longest)[-batches.history]
+    before = _visible(users, longest)[-batches.history - 1]
+    for number, (event, matters) in enumerate([(before, False), (oldest, True)]):
+        event["dwell"] += 1.0
+        event["action"] = (event["action"] + 1) % 3
+        moved = _scores(tmp_path / str(number), users, CASES[name], 0, batches)[longest]
+        assert (abs(moved - base[longest]) > 1e-6) == matters
+        if not matters:
+            assert moved == pytest.approx(base[longest], rel=0, abs=1e-12)
+
+
+def _visible(users: Users, key: Key) -> list[dict[str, Any]]:
+    """What the impression may see, in the order of the stream."""
+    start = _request_time(users[key[0]]["events"], _own(users, key)["request"])
+    found = [e for e in users[key[0]]["events"] if e["time"] < start]
+    return sorted(found, key=lambda e: (e["time"], e["request"], e["item"]))
 
 
 def _has_earlier_tie(users: Users, key: Key) -> bool:

@@ -65,6 +65,11 @@ def test_ticks_per_second(unit: str, ticks: int) -> None:
         ({"name": "v", "kind": Kind.VECTOR}, "'v': dim belongs to VECTOR features and is required there"),
         ({"name": "n", "kind": Kind.NUMBER, "dim": 3}, "'n': dim belongs to VECTOR features"),
         ({"name": "v", "kind": Kind.VECTOR, "dim": 0}, "greater than or equal to 1"),
+        ({"name": "n", "kind": Kind.NUMBER, "optional": True}, "'n': optional belongs to NUMBER features of events"),
+        (
+            {"name": "c", "kind": Kind.CATEGORIES, "table": "t", "optional": True},
+            "'c': optional belongs to NUMBER features of events, got categories of user; remove it",
+        ),
         ({"name": "t", "kind": Kind.TEXT, "log1p": True}, "'t': log1p acts on NUMBER features only, got text"),
     ],
 )
@@ -111,6 +116,13 @@ def test_split_ends_must_grow(ends: tuple[int, int, int | None]) -> None:
 def test_training_must_begin_before_it_ends() -> None:
     with pytest.raises(ValidationError, match=r"must grow: train_start < train_end < .*, got \[1, 1, 2\]"):
         Split(train_start=1, train_end=1, valid_end=2)
+
+
+def test_a_feature_that_is_always_there_is_written_as_before_there_were_others() -> None:
+    always, optional = (Feature(name="n", kind=Kind.NUMBER, side=Side.EVENT, optional=on) for on in (False, True))
+    assert "optional" not in always.model_dump_json()
+    assert Feature.model_validate_json(always.model_dump_json()) == always
+    assert Feature.model_validate_json(optional.model_dump_json()) == optional
 
 
 def test_a_split_without_a_start_is_written_as_before_there_was_one() -> None:

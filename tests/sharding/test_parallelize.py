@@ -154,6 +154,25 @@ def freeze_and_thaw(group: Group) -> dict[str, bool]:
     return moved
 
 
+def forget_and_go_on(group: Group) -> dict[str, bool]:
+    parallel = build(group, "sgd", {})
+    step(parallel, torch.optim.SGD(parallel.dense_parameters.values(), lr=0.1), 1)
+    module = parallel.module
+    assert isinstance(module, SmallRanker)
+    module.head = torch.nn.Sequential(module.head[0], torch.nn.ReLU(), torch.nn.AvgPool1d(16))
+    parallel.forget("head.2")
+    before = {n: p.detach().clone() for n, p in parallel.dense_parameters.items()}
+    step(parallel, torch.optim.SGD(parallel.dense_parameters.values(), lr=0.1), 2)
+    found = {n: not torch.equal(p, before[n]) for n, p in parallel.dense_parameters.items()}
+    checks = group.all_gather_object({n: p.sum().item() for n, p in parallel.dense_parameters.items()})
+    return {**found, "agree": all(c == checks[0] for c in checks)}
+
+
+def test_a_part_that_is_forgotten_leaves_the_rest_in_step() -> None:
+    for found in run_ranks(forget_and_go_on, 2):
+        assert found == {"head.0.weight": True, "head.0.bias": True, "agree": True}
+
+
 def start_differently(group: Group) -> dict[str, np.ndarray]:
     specs = tables()
     model = SmallRanker(specs)

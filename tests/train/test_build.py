@@ -51,3 +51,19 @@ def test_a_log_without_training_impressions_is_refused(tmp_path: Path) -> None:
     write_log(tmp_path, random_users(seed=1), split=Split(train_end=-5, valid_end=900))
     with open_group("cpu") as group, pytest.raises(ConfigError, match=r"no impression in its training range"):
         build(small_run(tmp_path), group)
+
+
+def _refused(group: Group, run: Run) -> str:
+    try:
+        build(run, group)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_mean_gradients_are_refused_on_several_ranks(tmp_path: Path) -> None:
+    write_log(tmp_path, random_users(seed=1))
+    run = override(small_run(tmp_path), ["sharding.optimizer.gradient=mean"])
+    assert run_ranks(_refused, 1, run) == [""]
+    for message in run_ranks(_refused, 2, run):
+        assert "gradient=mean counts the occurrences of a row on one rank and there are 2" in message

@@ -44,7 +44,7 @@ def _weights(run: Run, act: bool) -> tuple[dict[str, Tensor], list[str]]:
     with open_group("cpu") as group:
         built = build(run, group)
         trainer = Trainer(run, RunFolder(Path("unused")), built)
-        for batch in trainer.reader.batches(0):
+        for batch in built.reader("train", run.train.seed).batches(0):
             trainer.stepper.step(batch, 1.0)
         again = begin_again(built, Restart(min_rows=20)) if act else []
         return {s.table: s.weight.clone() for s in local_shards(built.parallel.model)}, again

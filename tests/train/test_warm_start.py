@@ -181,7 +181,7 @@ def test_tables_that_begin_again_go_back_to_the_warm_start_with_its_optimizer_st
         fill_tables(run.warm_start, built)
         began = state_of(built)
         trainer = Trainer(run, RunFolder(tmp_path / "run"), built)
-        for batch in trainer.reader.batches(0):
+        for batch in built.reader("train", run.train.seed).batches(0):
             trainer.stepper.step(batch, 1.0)
         trained = state_of(built)
         names = begin_again(built, Restart(min_rows=20))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from ctr_rec.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from ctr_rec.checkpoint.tensors import STATE, Contents, StoredTable, read_contents
 from ctr_rec.errors import ConfigError
 from ctr_rec.files import place, remove_tree
+from ctr_rec.models.ranker import BESIDE
 
 CONFIG = "config.json"
 SOURCE = "source.json"
@@ -64,6 +66,8 @@ def convert(
         raise ConfigError(f"{folder} is a run; name one of its checkpoints (ctr-rec inspect {folder} lists them)")
     contents = read_contents(folder)
     manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    if manifest is not None:
+        contents = _without_beside(contents, say)
     ids = find_ids(manifest, contents, log, say) if to == "parquet" else {}
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
@@ -79,6 +83,14 @@ def convert(
         out.rmdir()
     partial.rename(out)
     say(f"{out}: {len(contents.tables)} tables and {len(contents.dense)} dense weights as {to}")
+
+
+def _without_beside(contents: Contents, say: Callable[[str], object]) -> Contents:
+    """A checkpoint of ours may hold a second network that the model was trained with, and that nobody serves."""
+    kept = {name: value for name, value in contents.dense.items() if not name.startswith(BESIDE)}
+    if len(kept) < len(contents.dense):
+        say(f"left out: {len(contents.dense) - len(kept)} weights of the network that was trained beside the model")
+    return replace(contents, dense=kept)
 
 
 def _write(

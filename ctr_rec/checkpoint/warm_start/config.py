@@ -98,7 +98,8 @@ class WarmStart(Config):
     source: path of a run, a checkpoint, safetensors or Parquet. format: said where "auto" cannot tell.
     checkpoint: of a run folder: best, last or step-N. log: prepared log whose vocabularies name the source's rows.
     tables: settings by our table's name; other tables have the defaults. skip: our tables that are left alone.
-    dense: weights that are no tables: none, those of the same name and shape, or a map from our name to the source's.
+    dense: weights that are no tables: none; "matching", those of the same name and shape; "beside", all of the second
+    network's (`Run.beside`), whose names the source has without "beside."; or a map from our name to the source's.
     trained_until: time, in our log's unit, up to which the source was trained, where it does not say so itself.
     check: compare checksums where the source has a manifest. force: start even from a source that has seen times of
     the validation or test range.
@@ -110,7 +111,7 @@ class WarmStart(Config):
     log: str | None = None
     tables: dict[str, TableWarmStart] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
-    dense: Literal["none", "matching"] | dict[str, str] = "none"
+    dense: Literal["none", "matching", "beside"] | dict[str, str] = "none"
     trained_until: int | None = None
     check: bool = True
     force: bool = False

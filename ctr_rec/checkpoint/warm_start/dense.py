@@ -13,6 +13,7 @@ from ctr_rec.checkpoint.stored_tensor import StoredTensor
 from ctr_rec.checkpoint.warm_start.source import FLOATS, Source
 from ctr_rec.config import Config
 from ctr_rec.errors import CheckpointError, ConfigError
+from ctr_rec.models.ranker import BESIDE
 from ctr_rec.sharding.tables import is_table
 
 
@@ -31,14 +32,19 @@ def dense_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def plan_dense(
-    ours: Mapping[str, tuple[int, ...]], source: Source, rule: Literal["none", "matching"] | Mapping[str, str]
+    ours: Mapping[str, tuple[int, ...]], source: Source, rule: Literal["none", "matching", "beside"] | Mapping[str, str]
 ) -> DenseReport:
     """Which of our weights (name to shape) come from which of the source's.
 
     Raises:
         ConfigError: a map names a weight that one side does not have.
-        CheckpointError: a map joins weights of other shapes, or something that is no tensor.
+        CheckpointError: a map joins weights of other shapes, or something that is no tensor; the second network is not
+            the source's.
     """
+    if rule == "beside":
+        loaded = _second_network(ours, source)
+        left_out = {name: "not of the second network" for name in ours if name not in loaded}
+        return DenseReport(rule="beside", loaded=loaded, left_out=left_out)
     if rule == "none":
         return DenseReport(rule="none", left_out={name: "dense=none" for name in ours})
     if rule == "matching":
@@ -57,6 +63,23 @@ def plan_dense(
         if reason is not None:
             raise CheckpointError(f"warm_start.dense: {name} from {theirs}: {reason}; remove it from the map")
     return DenseReport(rule="map", loaded=dict(rule), left_out={n: "not in the map" for n in ours if n not in rule})
+
+
+def _second_network(ours: Mapping[str, tuple[int, ...]], source: Source) -> dict[str, str]:
+    """From the names of our second network to those that the source's own network has."""
+    names = [name for name in ours if name.startswith(BESIDE)]
+    if not names:
+        raise ConfigError("warm_start.dense=beside, but the run has no second network; set beside, or another dense")
+    found = {name: _named_like(name.removeprefix(BESIDE), source) for name in names}
+    wrong = {name: reason for name in names if (reason := _misfit(ours[name], found[name], source))}
+    if wrong:
+        first = next(iter(wrong))
+        raise CheckpointError(
+            f"warm_start.dense=beside: {source.path} holds another network than beside, {len(wrong)} of {len(names)} "
+            f"weights do not fit ({first}: {wrong[first]}); give beside, its embedding.dim, embedding.exclude and "
+            "data.channels the source's settings"
+        )
+    return {name: str(theirs) for name, theirs in found.items()}
 
 
 def _named_like(name: str, source: Source) -> str | None:

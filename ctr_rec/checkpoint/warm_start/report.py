@@ -84,7 +84,7 @@ class WarmStartReport(Config):
         """What the table has no room for."""
         dense = self.dense
         said = f"dense weights ({dense.rule}): {len(dense.loaded)} taken, {len(dense.left_out)} left out"
-        if dense.rule != "none":
+        if dense.rule not in ("none", "beside"):
             said += "".join(f"\n  {name}: {why}" for name, why in dense.left_out.items())
         carried = [t.table for t in self.tables if t.row_zero == "carried"]
         zero = f"row 0 (out-of-vocabulary): {'carried for ' + ', '.join(carried) if carried else 'by initialiser'}"

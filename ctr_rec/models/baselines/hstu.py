@@ -29,7 +29,8 @@ from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.packed import Ranges, by_visible_end, whole_seconds
 from ctr_rec.layers.pooled import item_width
 from ctr_rec.layers.time import AGES
-from ctr_rec.models.tower import Filling, Tower, TowerConfig
+from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
+from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
 from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_attention
 from ctr_rec.schema.table import SparseSpec
@@ -94,15 +95,21 @@ class HSTULayer(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x_TD: Tensor, x_ND: Tensor, history: Ranges | None, candidates: Ranges) -> tuple[Tensor, Tensor]:
-        """history: None in the last layer, where only the candidates' outputs are read."""
-        own_k, own_v, q, u = self._project(x_ND, 4)
-        if history is None:
+    def encode(self, x_TD: Tensor, seen: Ranges | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of the events, [T, H, E], and their next tokens; seen: None in the last layer.
+
+        Nobody reads the next tokens there, so they are the old ones.
+        """
+        if seen is None:
             k, v = self._project(x_TD, 2)
-        else:
-            k, v, history_q, history_u = self._project(x_TD, 4)
-            x_TD = self._update(x_TD, self._attend(history_q, k, v, history), history_u)
-        return x_TD, self._update(x_ND, self._attend(q, k, v, candidates, own_k, own_v), u)
+            return k, v, x_TD
+        k, v, q, u = self._project(x_TD, 4)
+        return k, v, self._update(x_TD, self._attend(q, k, v, seen), u)
+
+    def score(self, x_ND: Tensor, k: Tensor, v: Tensor, seen: Ranges) -> Tensor:
+        """The next tokens of the impressions, against keys and values of events and their own."""
+        own_k, own_v, q, u = self._project(x_ND, 4)
+        return self._update(x_ND, self._attend(q, k, v, seen, own_k, own_v), u)
 
     def _project(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """The first `parts` of K, V, Q, U, each [rows, H, E]."""
@@ -138,7 +145,7 @@ def _bias_table(rows: int, heads: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, heads) * 0.02)
 
 
-class HSTUTower(Tower):
+class HSTUTower(SplitTower):
     """[N, out_width]: the candidates' last state, with the context beside it, through a small MLP."""
 
     def __init__(self, spec: SparseSpec, config: HSTUConfig) -> None:
@@ -159,25 +166,39 @@ class HSTUTower(Tower):
         self.mlp = MLP(config.width + (self.context.width if config.context_at_end else 0), config.mlp)
         self.out_width = self.mlp.out_width
 
-    def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
-        item_MD = self.project_item(join(self.item, embedded.items, batch.items, batch.item.shape[0]))
+    @property
+    def looks_back(self) -> int:
+        return self.config.window
+
+    def encode_history(self, embedded: Embedded, batch: Batch) -> HistoryState:
+        events = self.events(self._items(embedded, batch), embedded, batch)
+        x_TD = self.dropout(self.history_norm(events.per_event()))
+        seen = self._history_ranges(batch) if len(self.layers) > 1 else None
+        keys, values = [], []
+        for depth, layer in enumerate(self._layers(), 1):
+            k, v, x_TD = layer.encode(x_TD, seen if depth < len(self.layers) else None)
+            keys.append(k)
+            values.append(v)
+        return HistoryState.of(batch, {"all": ChannelState(None, tuple(keys), tuple(values))})
+
+    def score(self, state: HistoryState, embedded: Embedded, batch: Batch) -> Tensor:
         context_NC = self.context(embedded, batch)
-        x_TD = self.dropout(self.history_norm(self.events(item_MD, embedded, batch).per_event()))
-        x_ND = gather(item_MD, batch.impression_item)
+        x_ND = gather(self._items(embedded, batch), batch.impression_item)
         if self.project_context is not None:
             x_ND = x_ND + self.project_context(context_NC)
-        x_ND = self.dropout(self.candidate_norm(x_ND))
         order_N = by_visible_end(batch)
-        state_ND = self._run(x_TD, x_ND[order_N], order_N, batch)[order_N.argsort()]
-        state_ND = functional.layer_norm(state_ND, state_ND.shape[-1:], eps=_EPS)
+        x_ND = self.dropout(self.candidate_norm(x_ND))[order_N]
+        seen, held = self._candidate_ranges(batch, order_N), state.channels["all"]
+        for layer, k, v in zip(self._layers(), held.keys, held.values, strict=True):
+            x_ND = layer.score(x_ND, k, v, seen)
+        state_ND = functional.layer_norm(x_ND, x_ND.shape[-1:], eps=_EPS)[order_N.argsort()]
         return self.mlp(torch.cat([state_ND, context_NC], dim=-1) if self.config.context_at_end else state_ND)
 
-    def _run(self, x_TD: Tensor, x_ND: Tensor, order_N: Tensor, batch: Batch) -> Tensor:
-        candidates = self._candidate_ranges(batch, order_N)
-        history = self._history_ranges(batch) if len(self.layers) > 1 else None
-        for depth, layer in enumerate(self.layers, 1):
-            x_TD, x_ND = layer(x_TD, x_ND, None if depth == len(self.layers) else history, candidates)
-        return x_ND
+    def _items(self, embedded: Embedded, batch: Batch) -> Tensor:
+        return self.project_item(join(self.item, embedded.items, batch.items, batch.item.shape[0]))
+
+    def _layers(self) -> list[HSTULayer]:
+        return [layer for layer in self.layers if isinstance(layer, HSTULayer)]
 
     def _history_ranges(self, batch: Batch) -> Ranges:
         start_T = batch.event_offsets[segment_of_row(batch.event_offsets)]
@@ -220,6 +241,11 @@ class HSTUTower(Tower):
         candidates = impressions * per_token + (int(seen_N.sum()) + impressions) * per_pair
         history = events * per_token + int(seen_T.sum()) * per_pair
         total = config.layers * candidates + (config.layers - 1) * history + events * 2 * config.width * 2 * inner
-        total += 2 * batch.item.shape[0] * self.item_width * config.width
+        total += 2 * 2 * batch.item.shape[0] * self.item_width * config.width  # for histories and for candidates
         total += 2 * impressions * self.context.width * config.width
         return total + self.events.flops(events) + self.mlp.flops(impressions)
+
+    def state_bytes(self, batch: Batch) -> int:
+        config, events = self.config, int(kept_events(batch, self.looks_back).sum())
+        row = config.layers * 2 * config.heads * config.head_width * next(self.parameters()).element_size()
+        return bytes_of_states(batch.num_users, events, [(events, False)], row)

@@ -7,6 +7,7 @@
 A full token is a query against the partial tokens' keys and values and against a key of its own; T keys and T + N
 queries, never 2T x 2T. A full token that is no impression would be read by nobody, so only impressions have one.
 
-`config.py` the settings, `tokenizer.py` tokens, `channels.py` behaviour subsets and what is visible in them, `layer.py`
-one layer of one channel and the mixing of target tokens, `tower.py` all of it.
+`config.py` the settings, `tokenizer.py` tokens, `profile.py` tokens of unchanging attributes, `channels.py` behaviour
+subsets and what is visible in them, `layer.py` one layer of one channel and the mixing of target tokens, `tower.py` all
+of it.
 """

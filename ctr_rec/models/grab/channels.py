@@ -27,12 +27,12 @@ from ctr_rec.ops.prefix_attention import plan_blocks
 
 @dataclass(frozen=True)
 class Channel:
-    """event_C: positions of its events in the stream, None where it holds all. history: None with a single layer."""
+    """event_C: positions of its events in the stream, None where it holds all. seen: of its events; None when a
+    single layer needs it not."""
 
     event_C: Tensor | None
     action_C: Tensor
-    candidates: Ranges
-    history: Ranges | None
+    seen: Ranges | None
 
     def rows(self, x_TD: Tensor) -> Tensor:
         """Its own rows of a tensor over the stream."""
@@ -49,40 +49,65 @@ class _Queries:
     time: Tensor
 
 
-def make_channel(
-    behaviours: Behaviours, config: GRABSettings, batch: Batch, order_N: Tensor, ticks_per_second: int
-) -> Channel:
-    """order_N: the order of the impressions among the queries."""
-    event_C, before_T1 = _events(behaviours, batch)
-    known_at_C = batch.event_known_at if event_C is None else batch.event_known_at[event_C]
+@dataclass(frozen=True)
+class Sight:
+    """What decides which events of a channel are seen, and how their bias is looked up."""
 
-    def ranges(queries: _Queries) -> Ranges:
-        lo, hi = _visible(queries, behaviours, config.span, before_T1, batch, ticks_per_second)
+    behaviours: Behaviours
+    config: GRABSettings
+    ticks_per_second: int
+
+    def channel(self, batch: Batch) -> Channel:
+        """Its events, and what each of them sees."""
+        event_C = _events(self.behaviours, batch)
+        action_C = batch.event_action if event_C is None else batch.event_action[event_C]
+        seen = self._ranges(_events_as_queries(batch, event_C), event_C, batch) if self.config.layers > 1 else None
+        return Channel(event_C, action_C, seen)
+
+    def candidates(self, event_C: Tensor | None, batch: Batch, order_N: Tensor) -> Ranges:
+        """What the impressions see of the channel's events. order_N: their order among the queries."""
+        return self._ranges(_candidates(batch, order_N), event_C, batch)
+
+    def _ranges(self, queries: _Queries, event_C: Tensor | None, batch: Batch) -> Ranges:
+        lo, hi = self._visible(queries, event_C, batch)
+        known_at_C = batch.event_known_at if event_C is None else batch.event_known_at[event_C]
         plan = plan_blocks(
             lo,
             hi,
             known_at_C.shape[0],
-            num_positions=behaviours.window + 1 if config.use_position else 0,
-            num_buckets=config.ages if config.use_time else 0,
-            query_time_Q=whole_seconds(queries.time, ticks_per_second),
-            key_time_T=whole_seconds(known_at_C, ticks_per_second),
+            num_positions=self.behaviours.window + 1 if self.config.use_position else 0,
+            num_buckets=self.config.ages if self.config.use_time else 0,
+            query_time_Q=whole_seconds(queries.time, self.ticks_per_second),
+            key_time_T=whole_seconds(known_at_C, self.ticks_per_second),
             joint=False,
         )
         return Ranges(lo, hi, plan)
 
-    action_C = batch.event_action if event_C is None else batch.event_action[event_C]
-    history = ranges(_events_as_queries(batch, event_C)) if config.layers > 1 else None
-    return Channel(event_C, action_C, ranges(_candidates(batch, order_N)), history)
+    def _visible(self, queries: _Queries, event_C: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ranges of the channel's own events: inside the span and W_t, and of what is left the newest L_w."""
+        low, high = torch.maximum(queries.start, queries.end - self.config.span), queries.end
+        if self.behaviours.seconds is not None:
+            oldest = queries.time - self.behaviours.seconds * self.ticks_per_second
+            low = torch.minimum(torch.maximum(low, first_since(batch, queries.user, oldest)), high)
+        if event_C is not None:
+            before_T1 = _before(event_C, batch.num_events)
+            low, high = before_T1[low], before_T1[high]
+        return torch.maximum(low, high - self.behaviours.window), high
 
 
-def _events(behaviours: Behaviours, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-    """Positions of the channel's events, and how many of them come before each position, int64 [T + 1]."""
+def _events(behaviours: Behaviours, batch: Batch) -> Tensor | None:
+    """Positions of the channel's events, None for all."""
     if behaviours.actions is None:
-        return None, None
+        return None
     wanted = torch.tensor(behaviours.actions, device=batch.event_action.device)
-    inside_T = torch.isin(batch.event_action, wanted)
-    before_T1 = torch.cat([inside_T.new_zeros(1, dtype=torch.int64), inside_T.cumsum(0)])
-    return inside_T.nonzero().squeeze(-1), before_T1
+    return torch.isin(batch.event_action, wanted).nonzero().squeeze(-1)
+
+
+def _before(event_C: Tensor, num_events: int) -> Tensor:
+    """How many of the channel's events come before each position of the stream, int64 [T + 1]."""
+    inside_T1 = torch.zeros(num_events + 1, dtype=torch.int64, device=event_C.device)
+    inside_T1[event_C + 1] = 1
+    return inside_T1.cumsum(0)
 
 
 def _candidates(batch: Batch, order_N: Tensor) -> _Queries:
@@ -95,21 +120,3 @@ def _events_as_queries(batch: Batch, event_C: Tensor | None) -> _Queries:
     if event_C is not None:
         user, end, time = user[event_C], end[event_C], time[event_C]
     return _Queries(user, batch.event_offsets[user], end, time)
-
-
-def _visible(
-    queries: _Queries,
-    behaviours: Behaviours,
-    span: int,
-    before_T1: Tensor | None,
-    batch: Batch,
-    ticks_per_second: int,
-) -> tuple[Tensor, Tensor]:
-    """Ranges of the channel's own events: inside the span and W_t, and of what is left the newest L_w."""
-    low, high = torch.maximum(queries.start, queries.end - span), queries.end
-    if behaviours.seconds is not None:
-        oldest = queries.time - behaviours.seconds * ticks_per_second
-        low = torch.minimum(torch.maximum(low, first_since(batch, queries.user, oldest)), high)
-    if before_T1 is not None:
-        low, high = before_T1[low], before_T1[high]
-    return torch.maximum(low, high - behaviours.window), high

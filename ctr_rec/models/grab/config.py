@@ -26,6 +26,23 @@ class ActionRole(str, Enum):
     NEITHER = "neither"
 
 
+class Views(str, Enum):
+    """Which view of an event is a key, and which of a candidate is a query (section on heterogeneous tokens).
+
+    BOTH: keys are partial tokens with the action, queries full tokens. PARTIAL: the query is the partial view of the
+    candidate, without an action: the fields a history token has, as far as they are known at the request, so no
+    profile, no counters, no clock. FULL: keys are full views with the action, queries separate full copies without.
+
+    A full view of an event holds item, request fields, profile, hour and weekday, then what is known after it and the
+    action [ours]. Not its counters, which a batch carries for impressions alone, nor its gap to the event before, which
+    may lie beyond the reach; both are zeros. Its clock is the event's own time, since its request's is not carried.
+    """
+
+    BOTH = "both"
+    PARTIAL = "partial"
+    FULL = "full"
+
+
 class MixGate(str, Enum):
     """Whence the gate of a channel's message to the others' target tokens: from that channel alone, or from all.
 
@@ -55,7 +72,12 @@ class GRABSettings(TowerConfig):
     span: how many events of the whole stream any channel looks back at most, so that layers * span events of context
     give the same score wherever batches are cut. latent: width of the compressed keys and values ("MLA" of Figure 2),
     None for plain projections. use_position, use_time: relative position and time of the bias. ages: log2 buckets of
-    seconds. mlp: between the channels' target vectors and the head; None is the paper's linear head.
+    seconds. shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
+    that a candidate and an event of the same item are alike. start_alike: query maps begin as copies of key maps, so
+    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between
+    the channels' target vectors and the head; None is the paper's linear head. profile_tokens: each profile feature is
+    a token at the head of the user's segment too, see profile.py; `context.use_profile` says apart from that whether
+    full tokens hold the profile as fields.
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
@@ -68,14 +90,27 @@ class GRABSettings(TowerConfig):
     latent: int | None = Field(default=None, ge=1)
     span: int = Field(default=256, ge=1)
     channels: dict[str, Behaviours] = Field(default_factory=lambda: {"all": Behaviours()}, min_length=1)
+    views: Views = Views.BOTH
+    profile_tokens: bool = False
     mix: MixGate = MixGate.OWN
     action: ActionRole = ActionRole.BOTH
     use_position: bool = True
     use_time: bool = True
     ages: int = Field(default=AGES, ge=1)
+    shared_tokenizer: bool = False
+    start_alike: bool = False
     dropout: float = Field(default=0.1, ge=0, lt=1)
     context: ContextSettings = Field(default_factory=ContextSettings)
     mlp: MLPSettings | None = None
+
+    @model_validator(mode="after")
+    def _sharing_has_an_effect(self) -> GRABSettings:
+        if self.shared_tokenizer and self.views is not Views.BOTH:
+            raise ConfigError(
+                f"tower.shared_tokenizer=True has no effect with tower.views={self.views.value}, which makes tokens of "
+                "one view alone; remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_fit(self) -> GRABSettings:
@@ -85,6 +120,22 @@ class GRABSettings(TowerConfig):
                     f"tower.channels.{name}.window={channel.window} is larger than tower.span={self.span}, which "
                     f"bounds every channel; raise span to {channel.window} or lower the window"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _partial_views_are_bare(self) -> GRABSettings:
+        if self.views is not Views.PARTIAL:
+            return self
+        if self.profile_tokens:
+            raise ConfigError(
+                "tower.profile_tokens=True needs queries that see them, expected tower.views 'both' or 'full', got "
+                "'partial'; profile tokens are visible to full tokens only"
+            )
+        if self.context != ContextSettings():
+            raise ConfigError(
+                "tower.context has no effect with tower.views='partial', whose queries hold no context; expected its "
+                f"defaults, got {self.context.model_dump(exclude_defaults=True)}; take it out of the recipe"
+            )
         return self
 
     @property

@@ -8,68 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ctr_rec.ops.prefix_attention.bias import time_bucket
+from ctr_rec.ops.prefix_attention.blocks import Block, BlockLimits, Int64, cut
+from ctr_rec.ops.prefix_attention.runs import Rows, block_rows
 
-Int64 = npt.NDArray[np.int64]
 _INT32_SPAN = 2**31 - 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockLimits:
-    """What a block may cost, in pairs of one query and one key. A pair costs the same whether it is visible or not.
-
-    grain: queries per smallest piece; pieces are merged into blocks.
-    overhead_pairs: number of pairs that cost as much as starting a block; two pieces stay apart when a joint span of
-        keys would compute more needless pairs than that.
-    max_pairs: size at which a block stops growing, so that its scratch stays in the cache.
-    """
-
-    grain: int
-    overhead_pairs: int
-    max_pairs: int
-
-    @staticmethod
-    def for_device(device: torch.device) -> BlockLimits:
-        """Measured on 2 CPU cores with 4 heads of width 16; elsewhere a kernel launch outweighs far more pairs."""
-        if device.type == "cpu":
-            return BlockLimits(grain=48, overhead_pairs=3_000, max_pairs=48_000)
-        return BlockLimits(grain=128, overhead_pairs=1 << 19, max_pairs=1 << 22)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Queries start:stop against keys key_start:key_stop, the joint span of what they see."""
-
-    start: int
-    stop: int
-    key_start: int
-    key_stop: int
-
-    @property
-    def num_rows(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def num_keys(self) -> int:
-        return self.key_stop - self.key_start
-
-    @property
-    def num_pairs(self) -> int:
-        return self.num_rows * self.num_keys
-
-    def joined(self, later: Block) -> Block:
-        """One block for the queries of both; a block without keys does not widen the span."""
-        if self.num_keys == 0 or later.num_keys == 0:
-            span = later if self.num_keys == 0 else self
-            return Block(self.start, later.stop, span.key_start, span.key_stop)
-        low, high = min(self.key_start, later.key_start), max(self.key_stop, later.key_stop)
-        return Block(self.start, later.stop, low, high)
 
 
 def _select_rows(x_Q: Tensor, index_Q: Tensor) -> Tensor:
@@ -86,6 +36,7 @@ class BlockPlan:
         joint: [1, q*k], bucket * P + position (see RelativeBias.joint_table; without tables 0), or the hidden column
         B*P where the key is not visible.
         else: [1 or 2, q*k], position and, with time, P + bucket (see QueryBias.codes), or the hidden column P + B.
+    by_runs: the blocks have `rows` in place of columns (see runs.py).
     """
 
     lo_Q: Tensor
@@ -94,10 +45,17 @@ class BlockPlan:
     num_positions: int
     num_buckets: int
     joint: bool
+    by_runs: bool
     order_Q: Tensor | None
     rank_Q: Tensor | None
     blocks: tuple[Block, ...]
     columns: tuple[Tensor, ...]
+    rows: tuple[Rows, ...]
+
+    @cached_property
+    def first_pairs(self) -> tuple[int, ...]:
+        """Pairs of the blocks before each block."""
+        return tuple(accumulate((block.num_pairs for block in self.blocks), initial=0))
 
     @property
     def num_pairs(self) -> int:
@@ -108,7 +66,12 @@ class BlockPlan:
     def num_visible_pairs(self) -> int:
         return int((self.hi_Q - self.lo_Q).sum())
 
-    @property
+    @cached_property
+    def most_keys(self) -> int:
+        """Of one block."""
+        return max((block.num_keys for block in self.blocks), default=0)
+
+    @cached_property
     def largest_block(self) -> int:
         return max((block.num_pairs for block in self.blocks), default=0)
 
@@ -125,7 +88,7 @@ class BlockPlan:
         return x_Q if self.rank_Q is None else _select_rows(x_Q, self.rank_Q)
 
 
-def _check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
+def check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
     if lo_Q.shape != hi_Q.shape or lo_Q.ndim != 1:
         raise ValueError(f"lo_Q and hi_Q must be vectors of one length, got shapes {lo_Q.shape} and {hi_Q.shape}")
     wrong = np.flatnonzero((lo_Q < 0) | (lo_Q > hi_Q) | (hi_Q > num_keys))
@@ -137,40 +100,21 @@ def _check_ranges(lo_Q: Int64, hi_Q: Int64, num_keys: int) -> None:
         )
 
 
-def _piece_starts(lo_Q: Int64, hi_Q: Int64, grain: int) -> Int64:
-    """Every grain-th query, and in between at most one place per grain where two neighbours share no key."""
-    num_queries = len(lo_Q)
-    grid = np.arange(0, num_queries, grain, dtype=np.int64)
-    apart = np.flatnonzero((lo_Q[1:] >= hi_Q[:-1]) | (hi_Q[1:] <= lo_Q[:-1])) + 1
-    first = np.unique(apart // grain, return_index=True)[1]
-    return np.union1d(grid, apart[first])
+def check_times(
+    query_time_Q: Tensor | None, key_time_T: Tensor | None, num_queries: int, num_keys: int
+) -> tuple[Tensor, Tensor]:
+    """Both times. Raises ValueError where one is missing or has another length."""
+    if query_time_Q is None or key_time_T is None:
+        raise ValueError("a time bias needs query_time_Q and key_time_T (int64 seconds), got None; pass both times")
+    if query_time_Q.shape != (num_queries,) or key_time_T.shape != (num_keys,):
+        raise ValueError(
+            f"query_time_Q and key_time_T must have shapes ({num_queries},) and ({num_keys},), "
+            f"got {tuple(query_time_Q.shape)} and {tuple(key_time_T.shape)}"
+        )
+    return query_time_Q, key_time_T
 
 
-def _cut(lo_Q: Int64, hi_Q: Int64, num_keys: int, limits: BlockLimits) -> Iterator[Block]:
-    """Merge neighbouring pieces as long as that is cheaper than starting another block."""
-    if len(lo_Q) == 0:
-        return
-    starts = _piece_starts(lo_Q, hi_Q, limits.grain)
-    stops = np.append(starts[1:], len(lo_Q))
-    # A query that sees nothing must not widen the span, wherever its empty range lies.
-    empty_Q = lo_Q == hi_Q
-    lows = np.minimum.reduceat(np.where(empty_Q, num_keys, lo_Q), starts)
-    highs = np.maximum.reduceat(np.where(empty_Q, 0, hi_Q), starts)
-    lows = np.minimum(lows, highs)
-    pieces = map(Block, starts.tolist(), stops.tolist(), lows.tolist(), highs.tolist())
-    block = next(pieces)
-    for piece in pieces:
-        joint = block.joined(piece)
-        needless = joint.num_pairs - block.num_pairs - piece.num_pairs
-        if needless < limits.overhead_pairs and joint.num_pairs <= limits.max_pairs:
-            block = joint
-        else:
-            yield block
-            block = piece
-    yield block
-
-
-def _relative_times(query_time_Q: Tensor, key_time_T: Tensor) -> tuple[Tensor, Tensor]:
+def relative_times(query_time_Q: Tensor, key_time_T: Tensor) -> tuple[Tensor, Tensor]:
     """Times as int32 from their common start where their span allows it: half the memory traffic."""
     times = torch.cat([query_time_Q, key_time_T])
     if times.numel() == 0:
@@ -191,28 +135,22 @@ def plan_blocks(
     key_time_T: Tensor | None = None,
     time_edges_G: Tensor | None = None,
     joint: bool = True,
+    by_runs: bool | None = None,
     limits: BlockLimits | None = None,
 ) -> BlockPlan:
     """Cut the queries into blocks and look up, for every pair, its place in the bias table.
 
     lo_Q, hi_Q: int64 [Q], visible keys lo:hi of each query. num_positions, num_buckets: rows of the bias tables, 0 for
     none. Times are int64 seconds, needed with num_buckets; time_edges_G as in RelativeBias. joint: for a RelativeBias,
-    whose tables are looked up as one; False for a QueryBias. The queries may come in any order, history before
-    candidates or mixed. The block bounds are made on the CPU.
+    whose tables are looked up as one; False for a QueryBias. by_runs: for a QueryBias, see BlockPlan; None: on the CPU.
+    The queries may come in any order, history before candidates or mixed. The block bounds are made on the CPU.
 
     Raises ValueError when a range is reversed or leaves the keys, or when times are missing or have another length.
     """
     lo, hi = lo_Q.detach().cpu().numpy(), hi_Q.detach().cpu().numpy()
-    _check_ranges(lo, hi, num_keys)
+    check_ranges(lo, hi, num_keys)
     if num_buckets:
-        if query_time_Q is None or key_time_T is None:
-            raise ValueError("a time bias needs query_time_Q and key_time_T (int64 seconds), got None; pass both times")
-        if query_time_Q.shape != lo_Q.shape or key_time_T.shape != (num_keys,):
-            raise ValueError(
-                f"query_time_Q and key_time_T must have shapes ({len(lo)},) and ({num_keys},), "
-                f"got {tuple(query_time_Q.shape)} and {tuple(key_time_T.shape)}"
-            )
-        query_time_Q, key_time_T = _relative_times(query_time_Q, key_time_T)
+        query_time_Q, key_time_T = relative_times(*check_times(query_time_Q, key_time_T, len(lo), num_keys))
     else:
         query_time_Q = key_time_T = None
     order = np.argsort(hi, kind="stable")
@@ -223,20 +161,34 @@ def plan_blocks(
         order_Q = torch.from_numpy(order).to(lo_Q.device)
         rank_Q = torch.empty_like(order_Q)
         rank_Q[order_Q] = torch.arange(len(order), device=lo_Q.device)
-    blocks = tuple(_cut(lo, hi, num_keys, limits or BlockLimits.for_device(lo_Q.device)))
+    blocks = tuple(cut(lo, hi, num_keys, limits or BlockLimits.for_device(lo_Q.device)))
+    joint = joint or not (num_positions or num_buckets)
+    by_runs = not joint and (lo_Q.device.type == "cpu" if by_runs is None else by_runs)
     plan = BlockPlan(
         lo_Q=lo_Q,
         hi_Q=hi_Q,
         num_keys=num_keys,
         num_positions=num_positions,
         num_buckets=num_buckets,
-        joint=joint or not (num_positions or num_buckets),
+        joint=joint,
+        by_runs=by_runs,
         order_Q=order_Q,
         rank_Q=rank_Q,
         blocks=blocks,
         columns=(),
+        rows=(),
     )
+    if by_runs:
+        return replace(plan, rows=tuple(_rows(plan, query_time_Q, key_time_T, time_edges_G)))
     return replace(plan, columns=tuple(_columns(plan, query_time_Q, key_time_T, time_edges_G)))
+
+
+def _rows(
+    plan: BlockPlan, query_time_Q: Tensor | None, key_time_T: Tensor | None, time_edges_G: Tensor | None
+) -> Iterator[Rows]:
+    lo_Q, hi_Q = plan.to_plan_order(plan.lo_Q), plan.to_plan_order(plan.hi_Q)
+    time_Q = None if query_time_Q is None else plan.to_plan_order(query_time_Q)
+    return block_rows(plan.blocks, lo_Q, hi_Q, time_Q, key_time_T, time_edges_G, max(plan.num_buckets, 1))
 
 
 def _columns(

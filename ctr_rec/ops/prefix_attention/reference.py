@@ -1,7 +1,7 @@
 """The plain truth: a dense Q x T mask, any dtype, gradients by autograd.
 
-Legend: Q queries, C queries with an own key (the last C), T keys, H heads, E width of queries and keys, V width of
-values.
+Legend: Q queries, C queries with own keys (the last C), K own keys of each, T keys, H heads, E width of queries and
+keys, V width of values.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def dense_bias(bias: Bias, q_QHE: Tensor, hi_Q: Tensor, num_keys: int, scale: fl
 
 
 def own_bias(bias: Bias, q_CHE: Tensor, scale: float) -> Tensor:
-    """Bias of a query's own key: position row 0 and time row 0, [C, H], [H] or []."""
+    """Bias of every own key of a query: position row 0 and time row 0, [C, H], [H] or []."""
     if isinstance(bias, QueryBias):
         codes = [table[0] for table in (bias.position_PE, bias.time_BE) if table is not None]
         return scale * (q_CHE @ torch.stack(codes).sum(0)) if codes else torch.zeros(())
@@ -63,8 +63,8 @@ def reference_prefix_attention(
     v_THV: Tensor,
     lo_Q: Tensor,
     hi_Q: Tensor,
-    own_k_CHE: Tensor | None,
-    own_v_CHV: Tensor | None,
+    own_k_CKHE: Tensor | None,
+    own_v_CKHV: Tensor | None,
     bias: Bias | None,
     *,
     kind: str,
@@ -80,27 +80,30 @@ def reference_prefix_attention(
     logit_HQT = scale * torch.einsum("qhe,the->hqt", q_QHE, k_THE)
     if bias is not None:
         logit_HQT = logit_HQT + dense_bias(bias, q_QHE, hi_Q, k_THE.shape[0], scale)
-    own_HC1 = None
-    first_own = len(q_QHE) - (0 if own_k_CHE is None else len(own_k_CHE))
-    if own_k_CHE is not None:
-        own_CH = scale * (q_QHE[first_own:] * own_k_CHE).sum(-1)
-        own_HC1 = (own_CH if bias is None else own_CH + own_bias(bias, q_QHE[first_own:], scale)).t().unsqueeze(2)
+    own_HCK = None
+    first_own = len(q_QHE) - (0 if own_k_CKHE is None else len(own_k_CKHE))
+    if own_k_CKHE is not None:
+        own_CHK = scale * torch.einsum("che,ckhe->chk", q_QHE[first_own:], own_k_CKHE)
+        own_HCK = (
+            own_CHK if bias is None else own_CHK + own_bias(bias, q_QHE[first_own:], scale).unsqueeze(-1)
+        ).transpose(0, 1)
 
     if kind == "silu":
         weight_HQT = silu(logit_HQT) * visible_QT
-        own_weight_HC1 = None if own_HC1 is None else silu(own_HC1)
+        own_weight_HCK = None if own_HCK is None else silu(own_HCK)
     else:
         hidden = float("-inf")
-        own_HQ1 = logit_HQT.new_full((logit_HQT.shape[0], first_own, 1), hidden)
-        own_HQ1 = own_HQ1 if own_HC1 is None else torch.cat([own_HQ1, own_HC1], dim=1)
-        logits = torch.cat([logit_HQT.masked_fill(~visible_QT, hidden), own_HQ1], dim=-1)
+        num_own = 1 if own_HCK is None else own_HCK.shape[2]
+        own_HQK = logit_HQT.new_full((logit_HQT.shape[0], first_own, num_own), hidden)
+        own_HQK = own_HQK if own_HCK is None else torch.cat([own_HQK, own_HCK], dim=1)
+        logits = torch.cat([logit_HQT.masked_fill(~visible_QT, hidden), own_HQK], dim=-1)
         # A row without a single visible key would be 0/0.
         sees_nothing_Q1 = ((lo_Q == hi_Q) & (torch.arange(len(lo_Q), device=lo_Q.device) < first_own))[:, None]
         weight = torch.softmax(logits.masked_fill(sees_nothing_Q1, 0.0), dim=-1).masked_fill(sees_nothing_Q1, 0.0)
         weight_HQT = weight[..., : k_THE.shape[0]]
-        own_weight_HC1 = weight[:, first_own:, -1:]
+        own_weight_HCK = weight[:, first_own:, k_THE.shape[0] :]
     out_QHV = torch.einsum("hqt,thv->qhv", weight_HQT, v_THV)
-    if own_v_CHV is None or own_weight_HC1 is None:
+    if own_v_CKHV is None or own_weight_HCK is None:
         return out_QHV
-    own_CHV = own_weight_HC1.transpose(0, 1) * own_v_CHV
+    own_CHV = torch.einsum("hck,ckhv->chv", own_weight_HCK, own_v_CKHV)
     return torch.cat([out_QHV[:first_own], out_QHV[first_own:] + own_CHV])

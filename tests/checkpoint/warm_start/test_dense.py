@@ -72,3 +72,14 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     source = open_safetensors(path)
     with pytest.raises(CheckpointError, match=r"m.safetensors: weight 0.bias is not finite; leave it out of dense"):
         load_dense(model(), source, plan_dense(shapes(), source, "matching"))
+
+
+def test_the_second_network_takes_all_of_the_sources_own_network_and_nothing_else(source: Source) -> None:
+    ours = {"beside.0.weight": (2, 3), "0.weight": (2, 3)}
+    report = plan_dense(ours, source, "beside")
+    assert report.loaded == {"beside.0.weight": "model.0.weight"}
+    assert report.left_out == {"0.weight": "not of the second network"}
+    with pytest.raises(CheckpointError, match=r"1 of 2 weights do not fit \(beside\.2\.weight: the source has none"):
+        plan_dense({**ours, "beside.2.weight": (1,)}, source, "beside")
+    with pytest.raises(ConfigError, match=r"dense=beside, but the run has no second network"):
+        plan_dense(shapes(), source, "beside")

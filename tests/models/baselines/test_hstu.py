@@ -113,31 +113,10 @@ def test_packed_equals_the_paper_alone(name: str, delay: int) -> None:
 def test_packed_equals_alone_in_float32() -> None:
     scorer = Scorer(HSTUConfig(window=8)).float()
     log = random_log(2)
-
-    def score(part: Log) -> Tensor:
-        batch, embedded = _to_float(scorer.batch(part), look_up(scorer.batch(part)))
-        return scorer(embedded, batch)
-
-    alone = torch.cat([score(log.only(i)) for i in log.impressions])
-    torch.testing.assert_close(score(log), alone, rtol=0, atol=1e-5)
-
-
-def _to_float(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
-    def level(values):  # type: ignore[no-untyped-def]
-        return replace(values, numbers={k: v.float() for k, v in values.numbers.items()})
-
-    def group(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: v.float() for k, v in values.items()}
-
-    batch = replace(
-        batch,
-        users=level(batch.users),
-        items=level(batch.items),
-        events=level(batch.events),
-        impressions=level(batch.impressions),
-    )
-    parts = (embedded.users, embedded.items, embedded.events, embedded.impressions)
-    return batch, Embedded(*(group(part) for part in parts))
+    packed = scorer.score(log)
+    for impression in log.impressions:
+        alone = scorer.score(log.only(impression))[impression.key]
+        assert alone == pytest.approx(packed[impression.key], rel=0, abs=1e-5)
 
 
 def test_order_of_impressions_does_not_matter() -> None:

@@ -41,5 +41,15 @@ def test_each_switch_removes_its_input(switch: str) -> None:
     check_switch(MLPConfig(mlp=SMALL), switch)
 
 
+def test_counts_stand_behind_the_pooled_inputs() -> None:
+    tower = MLPConfig(mlp=SMALL, use_counts=True).build(SPEC, tuple(CHANNELS)).double()
+    batch = make_batch(random_log(0), Filling.POINTWISE)
+    embedded = look_up(batch)
+    counts = torch.stack([(1.0 + h.offsets.diff()).log() for h in batch.histories.values()], dim=1)
+    expected = tower.mlp(torch.cat([tower.inputs(embedded, batch), counts.double()], dim=1))
+    torch.testing.assert_close(tower(embedded, batch), expected, rtol=0, atol=1e-6)
+    assert tower.axes()["mlp.layers.0.weight"][1][-2:] == tuple((f"count/{name}", 1) for name in CHANNELS)
+
+
 def test_edges() -> None:
     check_edges(MLPConfig(mlp=SMALL))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctr_rec.layers.packed import by_visible_end
-from ctr_rec.models.grab.channels import make_channel
+from ctr_rec.models.grab.channels import Sight
 from ctr_rec.models.grab.config import Behaviours
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import Filling
@@ -42,7 +42,9 @@ def test_ranges_hold_exactly_what_may_be_seen(name: str, seed: int, delay: int, 
     log = random_log(seed=seed, delay=delay, num_events=17)
     batch = make_batch(log, Filling.PACKED)
     order = by_visible_end(batch)
-    channel = make_channel(behaviours, GRABConfig(span=span, channels={name: behaviours}), batch, order, 1)
+    sight = Sight(behaviours, GRABConfig(span=span, channels={name: behaviours}), 1)
+    channel = sight.channel(batch)
+    candidates = sight.candidates(channel.event_C, batch, order)
     stream = [e for user in range(log.num_users) for e in log.stream(user)]
     events = stream if channel.event_C is None else [stream[i] for i in channel.event_C.tolist()]
 
@@ -52,34 +54,35 @@ def test_ranges_hold_exactly_what_may_be_seen(name: str, seed: int, delay: int, 
     for query, n in enumerate(order.tolist()):
         i = log.impressions[n]
         want = _allowed(log, i.user, i.request_time, i.request_time, behaviours, span, strict=True)
-        assert keys(channel.candidates.lo, channel.candidates.hi, query) == want, i
-    assert channel.history is not None
+        assert keys(candidates.lo, candidates.hi, query) == want, i
+    assert channel.seen is not None
     for query, event in enumerate(events):
         now = event.time + log.delay
         want = _allowed(log, event.user, now, now, behaviours, span, strict=False)
-        assert keys(channel.history.lo, channel.history.hi, query) == want, event
+        assert keys(channel.seen.lo, channel.seen.hi, query) == want, event
 
 
 def test_rows_and_actions_are_those_of_the_channels_events() -> None:
     log = random_log(seed=1)
     batch = make_batch(log, Filling.PACKED)
     config = GRABConfig(layers=1)
-    order = by_visible_end(batch)
-    some = make_channel(Behaviours(actions=(2,)), config, batch, order, 1)
+    some = Sight(Behaviours(actions=(2,)), config, 1).channel(batch)
     x = torch.arange(batch.num_events)
     assert (batch.event_action[some.rows(x)] == 2).all()
     assert some.action_C.shape == some.rows(x).shape
-    assert some.history is None, "a single layer needs no history queries"
-    assert make_channel(Behaviours(), config, batch, order, 1).rows(x) is x
+    assert some.seen is None, "a single layer needs no history queries"
+    assert Sight(Behaviours(), config, 1).channel(batch).rows(x) is x
 
 
 def test_a_channel_without_events_is_empty_and_not_an_error() -> None:
     log = random_log(seed=1)
     quiet = Log(tuple(_with_action(e, 0) for e in log.events), log.impressions, log.num_users)
     batch = make_batch(quiet, Filling.PACKED)
-    channel = make_channel(Behaviours(actions=(3,)), GRABConfig(), batch, by_visible_end(batch), 1)
+    sight = Sight(Behaviours(actions=(3,)), GRABConfig(), 1)
+    channel = sight.channel(batch)
+    candidates = sight.candidates(channel.event_C, batch, by_visible_end(batch))
     assert channel.action_C.shape == (0,)
-    assert (channel.candidates.lo == channel.candidates.hi).all()
+    assert (candidates.lo == candidates.hi).all()
 
 
 def _with_action(event: Event, action: int) -> Event:

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from ctr_rec.batch.config import DataConfig, Packed
 from ctr_rec.config import Config, override
 from ctr_rec.errors import ConfigError
-from ctr_rec.models.grab.config import ActionRole, Behaviours
+from ctr_rec.layers.context import ContextSettings
+from ctr_rec.models.grab.config import ActionRole, Behaviours, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.train.run import Run
@@ -26,6 +27,15 @@ def test_a_window_beyond_the_span_is_refused() -> None:
 def test_a_tower_without_channels_is_refused() -> None:
     with pytest.raises(ValidationError, match="channels"):
         GRABConfig(channels={})
+
+
+def test_what_partial_queries_cannot_read_is_refused() -> None:
+    with pytest.raises((ConfigError, ValidationError), match=r"tower\.profile_tokens=True needs queries that see them"):
+        GRABConfig(views=Views.PARTIAL, profile_tokens=True)
+    with pytest.raises(
+        (ConfigError, ValidationError), match=r"no effect with tower\.views='partial'.*'use_time': False"
+    ):
+        GRABConfig(views=Views.PARTIAL, context=ContextSettings(use_time=False))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.layers.packed import by_visible_end
-from ctr_rec.models.grab.channels import Channel, make_channel
+from ctr_rec.models.grab.channels import Channel, Sight
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
 from ctr_rec.models.grab.layer import GRABLayer, TargetMix
 from ctr_rec.models.grab.tower import GRABConfig
@@ -65,28 +65,30 @@ def test_a_layer_is_the_formula(name: str) -> None:
     log = random_log(seed=8, delay=2)
     batch = make_batch(log, Filling.PACKED)
     order = by_visible_end(batch)
-    channel = make_channel(behaviours, config, batch, order, 1)
+    sight = Sight(behaviours, config, 1)
+    channel = sight.channel(batch)
+    candidates = sight.candidates(channel.event_C, batch, order)
     layer = GRABLayer(config, behaviours, NUM_ACTIONS).double().eval()
     _spread_codes(layer)
     x_CD = torch.randn(channel.action_C.shape[0], 6, dtype=torch.float64)
     x_ND = torch.randn(batch.num_impressions, 6, dtype=torch.float64)
-    got_CD, got_ND = layer(x_CD, x_ND, channel, last=False)
+    k, v, got_CD = layer.encode(x_CD, channel.action_C, channel.seen)
+    got_ND = layer.score(x_ND, k, v, candidates)
     known_at = batch.event_known_at if channel.event_C is None else batch.event_known_at[channel.event_C]
-    assert channel.history is not None
+    assert channel.seen is not None
     for c in range(len(x_CD)):
-        args = _pairs(channel, channel.history.lo[c], channel.history.hi[c], int(known_at[c]), known_at, config)
+        args = _pairs(channel, channel.seen.lo[c], channel.seen.hi[c], int(known_at[c]), known_at, config)
         torch.testing.assert_close(got_CD[c], _attend(layer, x_CD[c], [x_CD[j] for j in args[0]], *args[1:]))
     for n in range(len(x_ND)):
         time = int(batch.impression_time[order[n]])
-        seen, actions, rows = _pairs(
-            channel, channel.candidates.lo[n], channel.candidates.hi[n], time, known_at, config
-        )
+        seen, actions, rows = _pairs(channel, candidates.lo[n], candidates.hi[n], time, known_at, config)
         keys = [*(x_CD[j] for j in seen), x_ND[n]]
         want = _attend(layer, x_ND[n], keys, [*actions, NUM_ACTIONS], [*rows, (0, 0)])
         torch.testing.assert_close(got_ND[n], want)
-    same_CD, last_ND = layer(x_CD, x_ND, channel, last=True)
+    last_k, last_v, same_CD = layer.encode(x_CD, channel.action_C, None)
     assert same_CD is x_CD, "nobody reads the events' tokens of the last layer"
-    assert torch.equal(last_ND, got_ND)
+    assert torch.equal(last_k, k)
+    assert torch.equal(last_v, v)
 
 
 def _spread_codes(layer: GRABLayer) -> None:
@@ -102,6 +104,37 @@ def _pairs(
     seen = list(range(int(lo), int(hi)))
     actions = [int(channel.action_C[j]) for j in seen]
     return seen, actions, [(int(hi) - j, _bucket(now - int(known_at[j]), config.ages)) for j in seen]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_profile_tokens_are_keys_more_for_impressions_and_see_themselves_alone(name: str) -> None:
+    config = CASES[name]
+    (behaviours,) = config.channels.values()
+    batch = make_batch(random_log(seed=8, delay=2), Filling.PACKED)
+    order = by_visible_end(batch)
+    sight = Sight(behaviours, config, 1)
+    channel = sight.channel(batch)
+    candidates = sight.candidates(channel.event_C, batch, order)
+    layer = GRABLayer(config, behaviours, NUM_ACTIONS).double().eval()
+    _spread_codes(layer)
+    x_CD = torch.randn(channel.action_C.shape[0], 6, dtype=torch.float64)
+    x_ND = torch.randn(batch.num_impressions, 6, dtype=torch.float64)
+    x_UPD = torch.randn(batch.num_users, 3, 6, dtype=torch.float64)
+    user = batch.impression_user[order]
+    profile, next_UPD = layer.profile_keys(x_UPD, user, last=False)
+    k, v, _ = layer.encode(x_CD, channel.action_C, channel.seen)
+    got_ND = layer.score(x_ND, k, v, candidates, profile)
+    known_at = batch.event_known_at if channel.event_C is None else batch.event_known_at[channel.event_C]
+    for n in range(len(x_ND)):
+        time = int(batch.impression_time[order[n]])
+        lo, hi = candidates.lo[n], candidates.hi[n]
+        seen, actions, rows = _pairs(channel, lo, hi, time, known_at, config)
+        keys = [*(x_CD[j] for j in seen), x_ND[n], *x_UPD[user[n]]]
+        want = _attend(layer, x_ND[n], keys, [*actions, *[NUM_ACTIONS] * 4], [*rows, *[(0, 0)] * 4])
+        torch.testing.assert_close(got_ND[n], want)
+    for token, next_token in zip(x_UPD.flatten(0, 1), next_UPD.flatten(0, 1), strict=True):
+        torch.testing.assert_close(next_token, _attend(layer, token, [token], [NUM_ACTIONS], [(0, 0)]))
+    assert layer.profile_keys(x_UPD, user, last=True)[1] is x_UPD, "nobody reads them after the last layer"
 
 
 @pytest.mark.parametrize("gate", [MixGate.OWN, MixGate.JOINT])

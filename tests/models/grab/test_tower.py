@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
-from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate
+from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig, GRABTower
 from ctr_rec.models.tower import Filling
+from tests.models.edges import check_edges
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, SPEC, Log, look_up, make_batch, random_log
 
 TWO = {"all": Behaviours(window=9), "liked": Behaviours(actions=(2, 3), window=9)}
@@ -52,9 +54,10 @@ def test_the_state_is_every_channels_target_side_by_side() -> None:
 
 
 def test_each_switch_takes_its_parameters_away() -> None:
-    def names(**settings: object) -> set[str]:
-        return {n for n, _ in GRABTower(SPEC, GRABConfig(**{**SMALL, "channels": TWO, **settings})).named_parameters()}
+    def names(**settings: Any) -> set[str]:
+        return {n for n, _ in GRABTower(SPEC, GRABConfig(**{**base, **settings})).named_parameters()}
 
+    base: dict[str, Any] = {**SMALL, "channels": TWO, "profile_tokens": True}
     full = names()
     for settings, part in (
         ({"use_position": False}, "position_PE"),
@@ -62,9 +65,20 @@ def test_each_switch_takes_its_parameters_away() -> None:
         ({"action": ActionRole.TOKEN}, "action_AE"),
         ({"action": ActionRole.BIAS}, "tokenizer.events.action"),
         ({"mix": MixGate.NONE}, "mixes."),
+        ({"profile_tokens": False}, "profile."),
     ):
         assert any(part in n for n in full)
         assert full - names(**settings) == {n for n in full if part in n}, settings
+
+
+@pytest.mark.parametrize(("views", "gone"), [(Views.PARTIAL, "full"), (Views.FULL, "partial")])
+def test_one_view_alone_has_no_parameters_of_the_other(views: Views, gone: str) -> None:
+    """And every parameter it has is trained, whatever the batch lacks."""
+    config = GRABConfig(**SMALL, channels=TWO, views=views)
+    names = [name for name, _ in GRABTower(SPEC, config).named_parameters()]
+    assert not any(f"tokenizer.{gone}" in name for name in names)
+    assert any("tokenizer.context" in name for name in names) == (views is Views.FULL)
+    check_edges(config)
 
 
 def test_without_mixing_channels_are_independent_towers() -> None:

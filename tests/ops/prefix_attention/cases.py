@@ -59,9 +59,14 @@ class Case:
 
 
 def make_case(
-    lengths: tuple[int, ...] = AWKWARD, window: int = 20, dtype: torch.dtype = torch.float64, own: str = "candidates"
+    lengths: tuple[int, ...] = AWKWARD,
+    window: int = 20,
+    dtype: torch.dtype = torch.float64,
+    own: str = "candidates",
+    own_keys: int | None = None,
 ) -> Case:
-    """own: "candidates" (the last half of the queries), "all" or "none" carry an own key and value."""
+    """own: "candidates" (the last half of the queries), "all" or "none" carry an own key and value;
+    own_keys of them, or None for one without a dimension of its own."""
     generator = torch.Generator().manual_seed(sum(lengths) + window)
     lo, hi, times, users = ([], []), ([], []), [], []
     start = 0
@@ -89,7 +94,8 @@ def make_case(
         "time": leaf(BUCKETS, HEADS),
     }
     if own != "none":
-        tensors |= {"own_k": leaf(num_own, HEADS, WIDTH), "own_v": leaf(num_own, HEADS, VALUE_WIDTH)}
+        rows = (num_own,) if own_keys is None else (num_own, own_keys)
+        tensors |= {"own_k": leaf(*rows, HEADS, WIDTH), "own_v": leaf(*rows, HEADS, VALUE_WIDTH)}
     tensors |= {"position_codes": leaf(POSITIONS, WIDTH), "time_codes": leaf(BUCKETS, WIDTH)}
     return Case(
         tensors=tensors,
@@ -103,11 +109,11 @@ def make_case(
 
 
 def attend(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) -> Tensor:
-    """The op on the case; options are those of prefix_attention, and `limits` those of the plan."""
-    limits = options.pop("limits", None)
+    """The op on the case; options are those of prefix_attention, and `limits` and `by_runs` those of the plan."""
+    limits, by_runs = options.pop("limits", None), options.pop("by_runs", None)
     options = {"kind": "silu", "scale": 0.4, "norm": "constant", "norm_constant": 3.0, **options}
     tensors = case.tensors
-    if limits is not None:
+    if limits is not None or by_runs is not None:
         options["plan"] = plan_blocks(
             case.lo,
             case.hi,
@@ -118,6 +124,7 @@ def attend(case: Case, bias: RelativeBias | QueryBias | None, **options: Any) ->
             key_time_T=case.key_time,
             time_edges_G=None if bias is None else bias.time_edges_G,
             joint=not isinstance(bias, QueryBias),
+            by_runs=by_runs,
             limits=limits,
         )
     return prefix_attention(

@@ -12,11 +12,12 @@ from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_atten
 from tests.ops.prefix_attention.cases import attend, make_case
 
 
-def test_visible_count_includes_the_own_key() -> None:
-    case = make_case()
+@pytest.mark.parametrize("own_keys", [None, 3])
+def test_visible_count_includes_own_keys(own_keys: int | None) -> None:
+    case = make_case(own_keys=own_keys)
     total = attend(case, None, norm_constant=1.0)
     count = case.hi - case.lo
-    count[case.num_keys :] += 1
+    count[case.num_keys :] += own_keys or 1
     torch.testing.assert_close(attend(case, None, norm="visible_count"), total / count.clamp(min=1)[:, None, None])
 
 
@@ -74,6 +75,19 @@ def test_more_own_keys_than_queries_are_refused() -> None:
     ends = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"own_k_CHE must have shape \(2, 1, 3\)"):
         prefix_attention(q, q, q, ends, ends, own, own)
+
+
+@pytest.mark.parametrize("shape", [(8, 0, 3, 5), (8, 2, 2, 3, 5)])
+def test_own_keys_in_other_numbers_than_one_or_more_are_refused(shape: tuple[int, ...]) -> None:
+    case = make_case((8,)).changed(own_k=torch.zeros(shape), own_v=torch.zeros(*shape[:-1], 7))
+    with pytest.raises(ValueError, match=r"own_k_CHE must have shape \[C, H, E\], or \[C, K, H, E\] with K >= 1, got"):
+        attend(case, None)
+
+
+def test_own_keys_and_values_in_unequal_numbers_are_refused() -> None:
+    case = make_case((8,), own_keys=2).changed(own_v=torch.zeros(8, 3, 3, 7, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"own_v_CHV must have shape \(8, 2, 3, 7\).* got: \(8, 3, 3, 7\)"):
+        attend(case, None)
 
 
 def test_an_own_key_needs_its_value() -> None:

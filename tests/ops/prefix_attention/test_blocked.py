@@ -49,6 +49,28 @@ def test_lengths_and_norms(kind: str, norm: str, lengths: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize("kind", ["silu", "softmax"])
+@pytest.mark.parametrize("own", ["candidates", "all"])
+@pytest.mark.parametrize("own_keys", [1, 4])
+@pytest.mark.parametrize("query_aware", [False, True])
+def test_several_own_keys(kind: str, own: str, own_keys: int, query_aware: bool) -> None:
+    for lengths in (AWKWARD, (1,), ()):
+        case = make_case(lengths, own=own, own_keys=own_keys)
+        for bias in (case.query_bias() if query_aware else case.bias(), None):
+            want = output_and_gradients(case, bias, kind=kind, norm="visible_count", backend="reference")
+            got = output_and_gradients(case, bias, kind=kind, norm="visible_count", limits=SMALL)
+            assert_close(got, want, torch.float64)
+            assert want["own_k"].shape[1] == own_keys
+            assert lengths == () or (want["own_v"] != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["silu", "softmax"])
+def test_one_own_key_may_come_with_its_dimension_or_without(kind: str) -> None:
+    case = make_case()
+    with_dimension = case.changed(own_k=case.tensors["own_k"][:, None], own_v=case.tensors["own_v"][:, None])
+    assert torch.equal(attend(with_dimension, case.bias(), kind=kind), attend(case, case.bias(), kind=kind))
+
+
+@pytest.mark.parametrize("kind", ["silu", "softmax"])
 def test_no_bias_object(kind: str) -> None:
     case = make_case()
     assert_close(
@@ -102,8 +124,9 @@ def test_another_users_own_keys_are_unseen() -> None:
     assert (grad[-1] != 0).all()
 
 
-def test_gradcheck() -> None:
-    case = make_case((4, 0, 3), window=2, own="all")
+@pytest.mark.parametrize("own_keys", [None, 3])
+def test_gradcheck(own_keys: int | None) -> None:
+    case = make_case((4, 0, 3), window=2, own="all", own_keys=own_keys)
     names = list(case.tensors)
     leaves = tuple(case.tensors.values())
     for kind in ("silu", "softmax"):

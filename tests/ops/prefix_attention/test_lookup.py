@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from ctr_rec.ops.prefix_attention import QueryBias, plan_blocks, prefix_attention
+from ctr_rec.ops.prefix_attention import QueryBias, blocked, plan_blocks, prefix_attention
 from tests.ops.prefix_attention.cases import AWKWARD, BUCKETS, POSITIONS, attend, make_case, output_and_gradients
 from tests.ops.prefix_attention.test_blocked import ONE_BLOCK, SMALL, assert_close
 
@@ -20,7 +22,20 @@ def test_blocked_equals_reference(kind: str, own: str, position: bool, time: boo
     assert (want["position_codes"].abs().sum() > 0) == position
     assert (want["time_codes"].abs().sum() > 0) == time
     for limits in (None, SMALL, ONE_BLOCK):
-        assert_close(output_and_gradients(case, bias, kind=kind, backend="blocked", limits=limits), want, torch.float64)
+        for by_runs in (False, True):
+            got = output_and_gradients(case, bias, kind=kind, backend="blocked", limits=limits, by_runs=by_runs)
+            assert_close(got, want, torch.float64)
+
+
+@pytest.mark.parametrize("own", ["none", "candidates"])
+def test_weights_kept_for_the_backward_pass_are_those_computed_again(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    case = make_case(own=own)
+    kept = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL)
+    monkeypatch.setattr(blocked, "KEPT_PAIRS", 0)
+    again = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL)
+    assert torch.equal(kept["out"], again["out"])
+    assert_close(kept, again, torch.float64)
+    assert any(not torch.equal(kept[name], again[name]) for name in kept), "the same way was taken twice"
 
 
 @pytest.mark.parametrize("lengths", [AWKWARD, (), (0, 0), (1,), (200,), (1,) * 30])
@@ -29,7 +44,9 @@ def test_lengths_and_windows(lengths: tuple[int, ...], window: int) -> None:
     for dtype in (torch.float64, torch.float32):
         case = make_case(lengths, window, dtype)
         want = output_and_gradients(case, case.query_bias(), kind="softmax", backend="reference")
-        assert_close(output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL), want, dtype)
+        for by_runs in (False, True):
+            got = output_and_gradients(case, case.query_bias(), kind="softmax", limits=SMALL, by_runs=by_runs)
+            assert_close(got, want, dtype)
 
 
 def test_a_pair_is_what_the_formula_says() -> None:
@@ -82,7 +99,7 @@ def test_hidden_keys_have_no_influence() -> None:
 
 def test_a_plan_for_the_other_kind_of_bias_is_refused() -> None:
     case = make_case((4,), own="none")
-    times = {"query_time_Q": case.query_time, "key_time_T": case.key_time}
+    times: dict[str, Any] = {"query_time_Q": case.query_time, "key_time_T": case.key_time}
     plan = plan_blocks(case.lo, case.hi, 4, num_positions=POSITIONS, num_buckets=BUCKETS, **times)
     q, k, v = (case.tensors[name] for name in ("q", "k", "v"))
     with pytest.raises(ValueError, match=r"made for a RelativeBias, joint=True, got: QueryBias.*joint=False"):

@@ -34,12 +34,13 @@ def test_blocks_partition_the_queries_and_hold_what_they_see(lengths: tuple[int,
 
 def test_columns_of_codes_name_position_and_bucket_apart() -> None:
     lo, hi = torch.tensor([0, 1]), torch.tensor([2, 4])
-    sizes = {"query_time_Q": torch.tensor([5, 7]), "key_time_T": torch.tensor([2, 4, 6, 6])}
-    both = plan_blocks(lo, hi, 4, num_positions=4, num_buckets=3, joint=False, **sizes).columns[0].view(2, 2, 4)
+    sizes: dict[str, Any] = {"query_time_Q": torch.tensor([5, 7]), "key_time_T": torch.tensor([2, 4, 6, 6])}
+    sizes |= {"joint": False, "by_runs": False}
+    both = plan_blocks(lo, hi, 4, num_positions=4, num_buckets=3, **sizes).columns[0].view(2, 2, 4)
     hidden = 7
     assert both[0].tolist() == [[2, 1, hidden, hidden], [hidden, 3, 2, 1]]
     assert (both[1] - 4).tolist() == [[2, 1, 0, 0], [2, 2, 1, 1]]
-    only_time = plan_blocks(lo, hi, 4, num_buckets=3, joint=False, **sizes).columns[0].view(2, 4)
+    only_time = plan_blocks(lo, hi, 4, num_buckets=3, **sizes).columns[0].view(2, 4)
     assert only_time.tolist() == [[2, 1, 3, 3], [3, 2, 1, 1]]
     assert plan_blocks(lo, hi, 4, joint=False).joint, "without tables there is nothing to look up apart"
 

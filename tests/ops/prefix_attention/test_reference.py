@@ -28,8 +28,9 @@ def one_output(case: Case, query: int, head: int, kind: str) -> torch.Tensor:
         values.append(tensors["v"][key, head])
     own = query - (len(case.lo) - len(tensors["own_k"]))
     if own >= 0:
-        logits.append(logit(case, query, head, tensors["own_k"][own, head], 0, 0))
-        values.append(tensors["own_v"][own, head])
+        for number in range(tensors["own_k"].shape[1]):
+            logits.append(logit(case, query, head, tensors["own_k"][own, number, head], 0, 0))
+            values.append(tensors["own_v"][own, number, head])
     if kind == "silu":
         weights = [x / (1 + math.exp(-x)) / 3.0 for x in logits]
     else:
@@ -38,8 +39,9 @@ def one_output(case: Case, query: int, head: int, kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["silu", "softmax"])
-def test_reference_is_the_formula(kind: str) -> None:
-    case = make_case((6, 0, 1, 9), window=4)
+@pytest.mark.parametrize("own_keys", [1, 3])
+def test_reference_is_the_formula(kind: str, own_keys: int) -> None:
+    case = make_case((6, 0, 1, 9), window=4, own_keys=own_keys)
     with torch.no_grad():
         out = attend(case, case.bias(), kind=kind, backend="reference")
         for query in range(len(case.lo)):

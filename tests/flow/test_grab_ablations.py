@@ -1,0 +1,130 @@
+"""The card of GRAB's ablations: arms that differ as they say, and no sign where the log cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ctr_rec.evaluate.compare import compare
+from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.schema.log import Kind, Side
+from ctr_rec.schema.table import SparseSpec, Table
+from data.movielens_1m.schema import SCHEMA
+from launch.cards.grab_ablations import (
+    ARMS,
+    PAPER,
+    POWER_80,
+    WHOLE,
+    Outcome,
+    arm_run,
+    dense_parameters,
+    detectable,
+    entries,
+    report,
+)
+
+
+def _spec() -> SparseSpec:
+    """The recipe's inputs, with tables of a few rows, which no dense parameter depends on."""
+    run = arm_run(WHOLE)
+    features = [f for f in SCHEMA.features if f.kind is not Kind.TEXT]
+    sides = {side: tuple(f for f in features if f.side is side) for side in Side}
+    bags = {f.table for f in sides[Side.USER]}
+    names = sorted(f.table for f in features if f.table)
+    dim = run.embedding.dim
+    return SparseSpec(
+        tables=tuple(Table(name=n, rows=3, dim=dim, init_std=0.1, bags=n in bags) for n in names),
+        user=sides[Side.USER],
+        item=sides[Side.ITEM],
+        event=(),
+        counters=(),
+        num_actions=len(SCHEMA.actions),
+        ticks_per_second=1,
+    )
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_recipe_that_builds_and_differs_from_the_whole(arm: str) -> None:
+    assert dense_parameters(arm, _spec()) > 0
+    assert (arm_run(arm) == arm_run(WHOLE)) == (arm == WHOLE)
+
+
+def test_the_matched_arm_has_as_many_parameters_within_two_per_cent() -> None:
+    whole, matched = (dense_parameters(arm, _spec()) for arm in (WHOLE, "single_channel_matched"))
+    assert abs(matched / whole - 1) < 0.02
+    assert dense_parameters("single_channel", _spec()) < 0.5 * whole
+
+
+def test_what_is_compared_is_trained_alike() -> None:
+    found = entries(["no_time", WHOLE], "logs/x", 2, "valid")
+    assert [(one.arm, one.job.folder.name) for one in found[:2]] == [(WHOLE, "grab-1"), ("no_time", "no_time-1")]
+    assert len(found) == 6
+    whole, other = found[0].job, found[1].job
+    assert other.settings == {**whole.settings, "tower.use_time": "false"}
+    assert whole.scored == ("valid",), "test is not touched where the table is about validation"
+    assert entries([], "logs/x", 2, "test")[0].job.scored == ("valid", "test")
+
+
+def _runs(strength: float, noise: float = 0.0, seeds: int = 3, users: int = 150) -> list[Predictions]:
+    """Logits that hold so much of the truth; equal seeds draw equal noise."""
+    found = []
+    truth = np.random.default_rng(0).normal(size=users * 20)
+    label = (np.random.default_rng(1).random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.float32)
+    for seed in range(seeds):
+        base = strength * truth + np.random.default_rng(10 + seed).normal(size=len(truth))
+        logit = base + noise * np.random.default_rng(int(1000 * strength) + seed).normal(size=len(truth))
+        n = np.arange(len(truth))
+        none = np.zeros(len(truth), np.int64)
+        found.append(Predictions(n, n // 20, none, none, none, none.astype(bool), label, logit.astype(np.float32)))
+    return found
+
+
+def _outcome(arm: str, runs: Sequence[Predictions], whole: Sequence[Predictions]) -> Outcome:
+    comparison = None if arm == WHOLE else compare(whole, runs, (WHOLE, arm), "valid", replicates=200)
+    return Outcome(arm, 1234, (0.7, 0.71, 0.72), (0.6, 0.61, 0.62), comparison)
+
+
+def test_a_difference_below_the_smallest_detectable_one_gets_no_sign() -> None:
+    whole = _runs(1.0)
+    found = [
+        _outcome(WHOLE, whole, whole),
+        _outcome("partial_only", _runs(0.5), whole),
+        _outcome("no_position", _runs(1.0, noise=0.02), whole),
+    ]
+    text = report(found, "logs/x", 2, "valid")
+    lines = text.splitlines()
+    assert lines[2].startswith("- smallest detectable difference of AUC (2.8 standard errors): ")
+    first_row = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    assert first_row > 4, "what can be resolved is said before any figure"
+    partial, position = (next(line for line in lines if line.startswith(f"| {arm}")) for arm in PAPER if arm in text)
+    assert "not resolvable" not in partial
+    assert float(partial.split("|")[5]) < -1000
+    assert partial.split("|")[9].strip() == "-280"
+    assert position.count("not resolvable") == 2
+
+
+def test_the_error_holds_users_and_training() -> None:
+    whole = _runs(1.0)
+    found = [_outcome(WHOLE, whole, whole), _outcome("partial_only", _runs(0.5), whole)]
+    assert found[1].comparison is not None
+    one = found[1].comparison.difference("auc")
+    users = (one.high - one.low) / (2 * 1.959964)
+    assert one.seed_deviation > 0
+    want = POWER_80 * math.sqrt(users**2 + one.seed_deviation**2 / 3)
+    assert detectable(found, "auc") == {"partial_only": pytest.approx(want)}
+
+
+def test_one_seed_has_the_error_of_users_alone() -> None:
+    whole = _runs(1.0, seeds=1)
+    found = [_outcome(WHOLE, whole, whole), _outcome("partial_only", _runs(0.5, seeds=1), whole)]
+    assert found[1].comparison is not None
+    one = found[1].comparison.difference("auc")
+    assert detectable(found, "auc")["partial_only"] == pytest.approx(POWER_80 * (one.high - one.low) / (2 * 1.959964))
+
+
+def test_every_row_of_the_papers_table_is_an_arm() -> None:
+    assert PAPER.keys() < ARMS.keys()
+    assert sorted(PAPER.values()) == [-280, -48, -29, -29, -23, -4, -4]

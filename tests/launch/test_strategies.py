@@ -1,0 +1,56 @@
+"""The cards of the strategies: every arm is a run that its strategy accepts, in a folder of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from ctr_rec.config import load_recipe, override
+from ctr_rec.train.run import Run
+from ctr_rec.train.strategies import stages
+from launch.cards import dual_loss, sts
+from launch.cards.jobs import Trained
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _jobs() -> dict[str, Trained]:
+    found = {f"sts, {arm.name}": arm.job(arm.rates[0], 1, True) for arm in sts.ARMS}
+    for name, (arm, more) in sts.LONG.items():
+        found[f"sts epochs, {name}"] = sts.Arm(name, arm.recipe, arm.settings).job("0.05", 1, False, more)
+    return found | {f"dual, {arm.name}": arm.job(1) for arm in dual_loss.ARMS}
+
+
+JOBS = _jobs()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_arm_is_a_run_that_its_strategy_accepts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    job = JOBS[name]
+    run = override(load_recipe(job.recipe, Run), [f"{key}={value}" for key, value in job.settings.items()])
+    assert stages(run)
+    assert job.beside == (run.beside is not None and bool(job.scored))
+
+
+def test_arms_have_folders_of_their_own() -> None:
+    assert len({job.folder for job in JOBS.values()}) == len(JOBS)
+
+
+def test_what_the_network_beside_a_model_lacks_is_scored_too(tmp_path: Path) -> None:
+    job = Trained(tmp_path, "recipe", {}, ("valid",), beside=True)
+    assert job._to_score() == [("valid", []), ("valid", ["--branch", "beside"])]
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "valid.json").write_text("{}")
+    assert job._to_score() == [("valid", ["--branch", "beside"])]
+
+
+def test_the_original_is_followed_to_where_it_left(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"train": {"dual_loss": {"fade_steps": 5}}}')
+    lines = [
+        '{"kind": "valid", "step": 10, "auc": 0.6, "beside_auc": 0.7}',
+        '{"kind": "train", "step": 12}',
+        '{"kind": "valid", "step": 20, "auc": 0.72, "beside_auc": 0.71}',
+        '{"kind": "valid", "step": 30, "auc": 0.73}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert dual_loss.original(tmp_path) == {"auc": {10: 0.7, 20: 0.71}, "reached_at": 20, "gone_after": 25}
