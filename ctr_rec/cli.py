@@ -21,13 +21,9 @@ from ctr_rec.errors import ConfigError, CtrRecError
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
-<<<<<<< HEAD
 # train: the range of another log, such as the next period's, that the run has not seen.
 SPLIT = click.Choice(["train", "valid", "test"])
-=======
-SPLIT = click.Choice(["valid", "test"])
 EVENTS = click.IntRange(min=1)
->>>>>>> main
 HELP = {"help_option_names": ["-h", "--help"]}
 
 

@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-<<<<<<< HEAD
-import torch
 from rich.console import Console
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.reader import Reader
-from ctr_rec.checkpoint.history import find
-from ctr_rec.checkpoint.manifest import Manifest, check_compatible, read_manifest
-from ctr_rec.errors import CheckpointError, ConfigError
-=======
-from rich.console import Console
-
 from ctr_rec.checkpoint.manifest import Manifest
 from ctr_rec.errors import ConfigError
->>>>>>> main
 from ctr_rec.evaluate import results
 from ctr_rec.evaluate.cut import cut_run
 from ctr_rec.evaluate.identity import raw_ids
@@ -34,15 +25,9 @@ from ctr_rec.evaluate.report import write_report
 from ctr_rec.evaluate.stream import first_times
 from ctr_rec.evaluate.unseen import unseen
 from ctr_rec.models.cost import Cost, cost
-<<<<<<< HEAD
-from ctr_rec.models.ranker import Ranker
-from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
-from ctr_rec.schema.table import SparseSpec
-=======
 from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
 from ctr_rec.serve.split_run import SplitRun
->>>>>>> main
 from ctr_rec.sharding.agreement import on_main
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built, ranker_of
@@ -55,21 +40,15 @@ from ctr_rec.train.run import Run
 class Scored:
     """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
 
-<<<<<<< HEAD
-    unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
-    """
-
-    predictions: Predictions
-    unseen: float
-=======
     run: as its folder has it. built: of it, without a second network that was not asked for.
+    unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
     history: newest visible events that each impression was given; None: as the run says.
     """
 
     predictions: Predictions
+    unseen: float
     run: Run
     branch: Branch
->>>>>>> main
     built: Built
     checkpoint: Manifest
     seconds: float
@@ -95,14 +74,10 @@ def evaluate(
         split: `valid`, `test`, or the `train` range of another log: a period that the run has not trained on yet. Each
             scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
-<<<<<<< HEAD
         log: prepared log with the run's tables, or one that grew from the run's, instead of the one it was trained on.
-=======
-        log: prepared log with the run's tables, instead of the one it was trained on.
         branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
         history: gives each impression its newest visible events alone, so many; the files then are named after it,
             and there is no report.
->>>>>>> main
 
     Raises:
         ConfigError: no run folder, no such split, no second network, or a history for a run that reads none.
@@ -134,29 +109,6 @@ def predict(
         on_main(group, lambda: _write(run_dir, out, split, scored))
 
 
-<<<<<<< HEAD
-def score(run_dir: Path, split: str, checkpoint: str, log: Path | None, group: Group) -> Scored:
-    """Rebuilds the run from its folder on this rank of an open group, and scores. A collective."""
-    if split not in SPLITS:
-        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    if split == SPLITS[0] and log is None:
-        raise ConfigError(
-            "split: the train range of the run's own log is what it was trained on; name another log, such as the next "
-            "period's, with --log, or score valid or test"
-        )
-    folder = RunFolder(run_dir)
-    run = folder.load_run()
-    if log is not None:
-        run = run.model_copy(update={"data": run.data.model_copy(update={"log": str(log)})})
-    if run.train.threads is not None:
-        torch.set_num_threads(run.train.threads)
-    stored = read_manifest(find(run_dir, checkpoint))
-    grown = stored.data_fingerprint in load_manifest(run.data.log).grown_from
-    built = build(run, group, _inputs_of(folder, stored), grown)
-    reader = built.scored(split)
-    load_weights(folder, built, checkpoint)
-    doubts = _check_data(stored, built, split, log)
-=======
 def score(
     run_dir: Path,
     split: str,
@@ -171,8 +123,13 @@ def score(
 
     micro_batch: score as a scorer would, so many candidates of a user at a time; None scores packed.
     """
-    if split not in SCORED_SPLITS:
-        raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if split == SPLITS[0] and log is None:
+        raise ConfigError(
+            "split: the train range of the run's own log is what it was trained on; name another log, such as the next "
+            "period's, with --log, or score valid or test"
+        )
     run = RunFolder(run_dir).load_run()
     if branch is Branch.BESIDE and run.beside is None:
         raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
@@ -184,17 +141,22 @@ def score(
         return run if branch is Branch.BESIDE else run.model_copy(update={"beside": None})
 
     built, stored = open_run(run_dir, checkpoint, log, group, scored_run)
-    reader = built.reader(split, 0, branch)
     doubts = _doubts(stored, built, split, log)
-    model = built.parallel.model if micro_batch is None else SplitRun(built.ranker, micro_batch)
->>>>>>> main
+    model = None if micro_batch is None else SplitRun(built.ranker, micro_batch)
     started = time.perf_counter()
-    predictions, share = score_split(built, split, reader)
-    return Scored(predictions, share, built, stored, time.perf_counter() - started, doubts)
+    predictions, share = score_split(built, split, built.scored(split, branch), branch, model)
+    seconds = time.perf_counter() - started
+    facts = () if model is None else (_agreement(model, group),)
+    return Scored(predictions, share, run, branch, built, stored, seconds, doubts, history, facts)
 
 
-def score_split(built: Built, split: str, reader: Reader) -> tuple[Predictions, float]:
-    """Predictions of a split by the live model, and the share of its impressions with unseen ids. A collective."""
+def score_split(
+    built: Built, split: str, reader: Reader, branch: Branch = Branch.SEQUENCE, model: SplitRun | None = None
+) -> tuple[Predictions, float]:
+    """Predictions of a split by the live model, and the share of its impressions with unseen ids. A collective.
+
+    model: scores in its place.
+    """
     group = built.group
     new = first_times(built.run.data.log) > _known_until(built.manifest, split)
     counts = np.zeros((1, 2), np.int64)
@@ -204,26 +166,9 @@ def score_split(built: Built, split: str, reader: Reader) -> tuple[Predictions, 
         counts[0] += (int((unseen(batch) & real).sum()), int(real.sum()))
 
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-<<<<<<< HEAD
-        predictions = predict_split(built.parallel.model, reader, group, new, progress, watch)
+        predictions = predict_split(model or built.parallel.model, reader, group, new, progress, watch, branch)
     without, every = group.gather_arrays(counts).sum(axis=0).tolist()
     return predictions, without / max(every, 1)
-
-
-def _inputs_of(folder: RunFolder, stored: Manifest) -> SparseSpec | None:
-    """What the checkpoint's model reads: the run's inputs, with tables as long as they were when it was saved."""
-    spec = folder.load_inputs()
-    if spec is None:
-        return None
-    tables = [t.model_copy(update={"rows": stored.tables.get(t.name, (t.rows,))[0]}) for t in spec.tables]
-    return spec.model_copy(update={"tables": tuple(tables)})
-=======
-        predictions = predict_split(model, reader, group, built.item_is_new, progress, branch)
-    seconds, facts = time.perf_counter() - started, ()
-    if isinstance(model, SplitRun):
-        facts = (_agreement(model, group),)
-    return Scored(predictions, built.run, branch, built, stored, seconds, doubts, history, facts)
->>>>>>> main
 
 
 def _agreement(split_run: SplitRun, group: Group) -> str:
@@ -270,18 +215,19 @@ def _known_until(manifest: LogManifest, split: str) -> int:
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-<<<<<<< HEAD
     found = results.measure(
-        split, scored.predictions, log, manifest, _facts(split, scored), since=_known_until(manifest, split)
+        split,
+        scored.predictions,
+        log,
+        manifest,
+        _facts(split, scored),
+        scored.history,
+        since=_known_until(manifest, split),
     )
-    results.save(run_dir, found, scored.predictions, log, manifest)
-=======
-    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
     beside = scored.branch is Branch.BESIDE
     folder = run_dir / scored.branch.value if beside else run_dir
     folder.mkdir(exist_ok=True)
     results.save(folder, found, scored.predictions, log, manifest)
->>>>>>> main
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
@@ -330,23 +276,14 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
-<<<<<<< HEAD
         "unseen_ids": scored.unseen,
-        "cost": _cost(built, split).model_dump(mode="json"),
-=======
         "cost": _cost(scored, split).model_dump(mode="json"),
->>>>>>> main
         "warnings": list(scored.doubts),
     }
 
 
 def _cost(scored: Scored, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
-<<<<<<< HEAD
-    ranker = Ranker(built.spec, built.run.tower, tuple(built.run.data.channels))
-    return cost(ranker, built.spec, next(iter(built.scored(split).batches(epoch=0))))
-=======
     spec = scored.built.spec
-    batch = next(iter(scored.built.reader(split, 0, scored.branch).batches(epoch=0)))
+    batch = next(iter(scored.built.scored(split, scored.branch).batches(epoch=0)))
     return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)
->>>>>>> main

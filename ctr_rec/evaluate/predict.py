@@ -21,21 +21,13 @@ def predict(
     group: Group,
     item_is_new: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
-<<<<<<< HEAD
     watch: Callable[[Batch], None] | None = None,
-) -> Predictions:
-    """Predictions of the reader's whole split, sorted by impression, on every rank.
-
-    item_is_new: bool per item number. progress: called with (batches done, batches in all). watch: called with each
-    batch of this rank.
-=======
     branch: Branch = Branch.SEQUENCE,
 ) -> Predictions:
     """Predictions of the reader's whole split, sorted by impression, on every rank.
 
-    item_is_new: bool per item number. progress: called with (batches done, batches in all).
-    branch: whose logits, of a ranker with a second network.
->>>>>>> main
+    item_is_new: bool per item number. progress: called with (batches done, batches in all). watch: called with each
+    batch of this rank. branch: whose logits, of a ranker with a second network.
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("impression", "user", "item", "request_time", "history_length", "label", "logit")

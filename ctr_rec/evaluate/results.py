@@ -81,15 +81,12 @@ def measure(
     log: str,
     manifest: LogManifest,
     facts: dict[str, Any],
-<<<<<<< HEAD
+    history: int | None = None,
     since: int | None = None,
 ) -> Results:
-    """Metrics of predictions, overall and by slice. since: users whose first event is later are new; None: train_end.
-=======
-    history: int | None = None,
-) -> Results:
-    """Metrics of predictions, overall and by slice. history: see Results.
->>>>>>> main
+    """Metrics of predictions, overall and by slice.
+
+    history: see Results. since: users whose first event is later are new; None: train_end.
 
     Raises:
         DataError: no predictions, or NaN logits (the model diverged).

@@ -51,18 +51,6 @@ class Built:
         assert isinstance(ranker, Ranker)
         return ranker
 
-<<<<<<< HEAD
-    def reader(self, split: str, seed: int) -> Reader:
-        """A reader of one split; only training is shuffled."""
-        return self._reader(self.run.data, split, seed) if split == "train" else self.scored(split)
-
-    def scored(self, split: str) -> Reader:
-        """A reader of any split in the order of the files, to score it."""
-        return self._reader(self.run.data.model_copy(update={"shuffle": False}), split, 0)
-
-    def _reader(self, data: DataConfig, split: str, seed: int) -> Reader:
-        return Reader(data, self.spec, split, seed, self.group.index, self.group.size, self.grown)
-=======
     @property
     def axes(self) -> dict[str, Axes]:
         """What the axes of the model's dense parameters are made of; see `Ranker.axes`."""
@@ -77,9 +65,16 @@ class Built:
 
     def reader(self, split: str, seed: int, branch: Branch = Branch.SEQUENCE) -> Reader:
         """A reader of one split, of what one branch alone reads; only training is shuffled."""
-        data = self.run.data_of(branch).model_copy(update={} if split == "train" else {"shuffle": False})
-        return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
->>>>>>> main
+        if split != "train":
+            return self.scored(split, branch)
+        return self._reader(self.run.data_of(branch), split, seed)
+
+    def scored(self, split: str, branch: Branch = Branch.SEQUENCE) -> Reader:
+        """A reader of any split in the order of the files, to score it."""
+        return self._reader(self.run.data_of(branch).model_copy(update={"shuffle": False}), split, 0)
+
+    def _reader(self, data: DataConfig, split: str, seed: int) -> Reader:
+        return Reader(data, self.spec, split, seed, self.group.index, self.group.size, self.grown)
 
 
 def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = False) -> Built:
@@ -98,15 +93,12 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = 
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
-<<<<<<< HEAD
     check_context(run, manifest.context, run.data.log)
-=======
     if run.sharding.optimizer.gradient == "mean" and group.size > 1:
         raise ConfigError(
             f"sharding.optimizer.gradient=mean counts the occurrences of a row on one rank and there are {group.size}; "
             "train on one, or set it to sum"
         )
->>>>>>> main
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
@@ -115,8 +107,11 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = 
     torch.manual_seed(run.train.seed)
     ranker = ranker_of(run, spec)
     numbers = VocabularyNumbers(run.data.log, manifest)
-<<<<<<< HEAD
-    parallel = parallelize(ranker, spec.tables, run.sharding, group, run.train.seed, numbers)
+    sharding = run.sharding
+    if run.beside is not None and any(_of_one_branch(stage) for stage in stages(run)):
+        # DDP must not wait for gradients of the other branch.
+        sharding = sharding.model_copy(update={"unused_parameters": True})
+    parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
     new = first_times(run.data.log) > manifest.split.train_end
     return Built(run, manifest, spec, group, parallel, new, numbers, grown)
 
@@ -130,14 +125,6 @@ def check_context(run: Run, context: int | None, log: str | Path) -> None:
             f"{context} events of context: it would see another history than in the whole log; prepare the periods "
             f"with --context {reach} or more, or lower the tower's window or layers"
         )
-=======
-    sharding = run.sharding
-    if run.beside is not None and any(_of_one_branch(stage) for stage in stages(run)):
-        # DDP must not wait for gradients of the other branch.
-        sharding = sharding.model_copy(update={"unused_parameters": True})
-    parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
-    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
->>>>>>> main
 
 
 def ranker_of(run: Run, spec: SparseSpec) -> Ranker:

@@ -34,32 +34,6 @@ from ctr_rec.train.strategies import stages
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-class Position:
-    """How far a run has come: plain data. `batch` is the next global batch of `epoch` within stage number `stage`.
-
-    epoch counts over the whole run, so that no two epochs are shuffled alike. best: the best watched metric so far;
-    worse: validations since then. first_step: at which training on the present log began; stages, epochs, schedule and
-    max_steps count from there. stage_step: at which the present stage began.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float | None = None
-    worse: int = 0
-    first_step: int = 0
-    stage_step: int = 0
-
-    def on_new_log(self) -> Position:
-        """The beginning of another log; the validation range is another, so its best so far does not count."""
-        return Position(step=self.step, first_step=self.step, stage_step=self.step)
-
-
-@dataclass(frozen=True)
-=======
->>>>>>> main
 class Outcome:
     """How training ended: "finished", "early" (validation no longer improved) or "stopped" (asked to)."""
 
@@ -187,27 +161,21 @@ class Trainer:
             return
         first_epoch, last_epoch = 0, 0
         for number, stage in enumerate(self.stages):
-<<<<<<< HEAD
-            if number >= self.position.stage:
-                started = time.perf_counter()
-                yield from self._stage(number, stage, done_epochs, record, seen)
-                self._told(stage, time.perf_counter() - started, record)
-            done_epochs += stage.epochs
-=======
             if not stage.goes_on:
                 first_epoch, last_epoch = last_epoch, last_epoch + stage.epochs
             if number >= self.position.stage and self._may_begin(number, stage):
+                started = time.perf_counter()
                 yield from self._stage(number, stage, first_epoch, record, seen)
+                self._told(stage, time.perf_counter() - started, record)
 
     def _may_begin(self, number: int, stage: Stage) -> bool:
         """A stage that goes on begins where the one before has met its end, and not where the epochs are over."""
         at = self.position
         return not stage.goes_on or number == at.stage or (number == at.stage + 1 and at.over(self.stages[at.stage]))
->>>>>>> main
 
     def _told(self, stage: Stage, seconds: float, record: Record) -> None:
-        """seconds: of this process; a stage that was resumed took longer. A run killed at its very end ends it again."""
-        steps = self.position.step - self.position.stage_step
+        """seconds: of this process; a resumed stage took longer. A run killed at its very end ends it again."""
+        steps = self.position.step - self.position.began
         told = [(line["step"], line["name"]) for line in self.folder.stage_lines()]
         if steps and (self.position.step, stage.name) not in told:
             record.write("stage", self.position.step, {"name": stage.name, "steps": steps, "seconds": seconds})
@@ -216,12 +184,7 @@ class Trainer:
         self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None
     ) -> Iterator[str]:
         if self.position.stage != number:
-<<<<<<< HEAD
-            step = self.position.step
-            self.position = replace(self.position, stage=number, epoch=first_epoch, batch=0, stage_step=step)
-=======
             self.position = self.position.entered(number, stage, first_epoch)
->>>>>>> main
             self._enter(stage, record)
         while self.position.epoch < first_epoch + stage.epochs and not self.position.over(stage):
             epoch = self.position.epoch
@@ -269,13 +232,8 @@ class Trainer:
             waited, self._waited = self.feeds.waited - self._waited, self.feeds.waited
             record.train_line(step, epoch, self.run.dense.lr * factor, self.log.line(waited))
         every = self.run.validation.every
-<<<<<<< HEAD
         if self._validates and (step == self.total_steps or (last_of_epoch if every is None else step % every == 0)):
-            return self._validate(record, seen)
-=======
-        if step == self.total_steps or (last_of_epoch if every is None else step % every == 0):
             return self._validate(stage, record, seen)
->>>>>>> main
         if self.run.checkpoint.every is not None and step % self.run.checkpoint.every == 0:
             self._save(record, seen)
         return "on"
