@@ -21,7 +21,8 @@ from ctr_rec.sentences import fail, os_sentence, say, speaks
 PATH = click.Path(path_type=Path)
 USER_ERROR = 2
 INTERRUPTED = 130
-SPLIT = click.Choice(["valid", "test"])
+# train: the range of another log, such as the next period's, that the run has not seen.
+SPLIT = click.Choice(["train", "valid", "test"])
 EVENTS = click.IntRange(min=1)
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -86,8 +87,37 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
 @click.option("--grow", type=PATH, help="Prepared log whose table rows are kept; new ids get the rows behind them.")
-def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite: bool, grow: Path | None) -> int:
+@click.option("--every", metavar="1d|7d|6h", help="One prepared log per period below --out, each grown from the last.")
+@click.option("--context", type=int, help="With --every: events of a user kept before each period (layers x window).")
+@click.option("--start", metavar="DATE", help="With --every: when the first period begins, UTC; default a midnight.")
+@click.option("--end", metavar="DATE", help="With --every: when the log ends; default periods that it goes beyond.")
+def prepare(
+    recipe_dir: Path,
+    raw: Path,
+    out: Path,
+    split: str | None,
+    overwrite: bool,
+    grow: Path | None,
+    every: str | None,
+    context: int | None,
+    start: str | None,
+    end: str | None,
+) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
+    if every is not None:
+        useless = [n for n, given in (("--split", split), ("--grow", grow), ("--overwrite", overwrite)) if given]
+        if useless or context is None:
+            raise ConfigError(
+                f"prepare --every needs --context{', and cuts and grows by itself: remove ' if useless else ''}"
+                f"{' and '.join(useless)}"
+            )
+        from ctr_rec.prepare.periods import Grid, prepare_periods
+
+        prepare_periods(recipe_dir, raw, out, Grid(every, start, end), context)
+        return 0
+    useless = [n for n, given in (("--context", context), ("--start", start), ("--end", end)) if given is not None]
+    if useless:
+        raise ConfigError(f"prepare: {' and '.join(useless)} cut a log into periods; add --every 1d, or remove them")
     from ctr_rec.prepare.build import prepare as build
 
     build(recipe_dir, raw, out, split=split, overwrite=overwrite, grow=grow)
@@ -100,9 +130,21 @@ def prepare(recipe_dir: Path, raw: Path, out: Path, split: str | None, overwrite
 @click.option("--run-dir", type=PATH, required=True, help="Folder of the run; must be empty unless --resume.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
 @click.option("--grow", is_flag=True, help="With --resume: the log (prepared with --grow) and recipe may have more.")
-def train(recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool) -> int:
+@click.option(
+    "--follow-days", "periods", type=PATH, help="Folder of `prepare --every`: score each period, then train on it."
+)
+def train(
+    recipe: str, overrides: tuple[str, ...], run_dir: Path, resume: bool, grow: bool, periods: Path | None
+) -> int:
     """Train the model of a recipe; under torchrun, on all its ranks."""
     from ctr_rec.sharding.launch import recorded
+
+    if periods is not None:
+        if grow:
+            raise ConfigError("train --follow-days grows from period to period by itself; remove --grow")
+        from ctr_rec.train.follow import follow
+
+        return recorded(lambda: follow(recipe, list(overrides), periods, run_dir, resume))
     from ctr_rec.train.main import train as run
 
     return recorded(lambda: run(recipe, list(overrides), run_dir, resume, grow))

@@ -135,6 +135,38 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     ]
 
 
+def test_prepare_cuts_periods(monkeypatch: pytest.MonkeyPatch, data_recipe: Path) -> None:
+    calls = watch(monkeypatch, "ctr_rec.prepare.periods", "prepare_periods")
+    words = ("prepare", data_recipe, "--raw", "raw", "--out", "out", "--every", "7d", "--context", "512")
+    assert run(*words, "--start", "2000-05-01") == 0
+    assert (calls[0]["context"], calls[0]["grid"].every) == (512, "7d")
+    assert (calls[0]["grid"].start, calls[0]["grid"].end) == ("2000-05-01", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--every", "1d"), "prepare --every needs --context"),
+        (("--every", "1d", "--context", "3", "--grow", "a", "--overwrite"), "remove --grow and --overwrite"),
+        (("--context", "3", "--end", "2000-05-01"), "--context and --end cut a log into periods; add --every 1d"),
+    ],
+)
+def test_options_of_periods_go_together(
+    words: tuple[str, ...], part: str, data_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prepare", data_recipe, "--raw", "raw", "--out", "out", *words) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_train_follows_days(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = watch(monkeypatch, "ctr_rec.train.follow", "follow", 3)
+    words = ("train", "r.py:f", "--set", "a=1", "--run-dir", "runs/a", "--follow-days", "days", "--resume")
+    assert run(*words) == 3
+    assert list(calls[0].values()) == ["r.py:f", ["a=1"], Path("days"), Path("runs/a"), True]
+    assert run(*words, "--grow") == 2
+    assert "grows from period to period by itself; remove --grow" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("split", "part"),
     [

@@ -24,6 +24,10 @@ def prepare(
     split: Optional[str] = None,
     overwrite: bool = False,
     grow: Optional[str] = None,
+    every: Optional[str] = None,
+    context: Optional[int] = None,
+    start: Optional[str] = None,
+    end: Optional[str] = None,
     image: str = IMAGE,
     cpu: int = 4,
     memMB: int = 16384,
@@ -39,6 +43,10 @@ def prepare(
         split: name of a split in the recipe, or [train_start..]train_end,valid_end[,test_end] in the log's time unit
         overwrite: replace an existing prepared log once the new one is complete
         grow: prepared log whose table rows are kept; new ids get the rows behind them
+        every: 1d, 7d, 6h: one prepared log per period below out, each grown from the one before
+        context: with every, events of a user that are kept before each period
+        start: with every, date on which the first period begins, UTC
+        end: with every, date to which the log is complete
         image: container image (launch/Dockerfile); of no account for local_cwd
         cpu: cores to ask for
         memMB: memory to ask for, in MB
@@ -49,6 +57,10 @@ def prepare(
     words += ["--split", split] if split else []
     words += ["--overwrite"] if overwrite else []
     words += ["--grow", grow] if grow else []
+    words += ["--every", every] if every else []
+    words += ["--context", str(context)] if context is not None else []
+    words += ["--start", start] if start else []
+    words += ["--end", end] if end else []
     return ddp(*words, m=MODULE, name="ctr-rec/prepare", j="1x1", image=image, cpu=cpu, memMB=memMB, h=h, mounts=mounts)
 
 
@@ -58,6 +70,7 @@ def train(
     run_dir: str,
     resume: bool = False,
     grow: bool = False,
+    follow_days: Optional[str] = None,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -76,6 +89,7 @@ def train(
         run_dir: folder of the run, on storage that every node sees
         resume: continue the run in run_dir from its last checkpoint
         grow: with resume, the log (prepared with grow) and the recipe may have more
+        follow_days: folder of periods (prepare with every): score each, then train on it
         j: nodes x processes per node; on GPUs one process per GPU
         image: container image (launch/Dockerfile); of no account for local_cwd
         cpu: cores per node to ask for
@@ -90,6 +104,7 @@ def train(
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--resume"] if resume else []
     words += ["--grow"] if grow else []
+    words += ["--follow-days", follow_days] if follow_days else []
     return ddp(
         *words,
         m=MODULE,

@@ -31,7 +31,8 @@ class Reader:
     """Batches of one split for one rank.
 
     config: what is read; `config.log` is the folder of the log. spec: what the model reads. split: train, valid or
-    test. seed: of the order. rank, world: this rank gets its part of every global batch.
+    test. seed: of the order. rank, world: this rank gets its part of every global batch. grown: the log grew from the
+    one the spec was made for; ids that are new in it are read as row 0.
 
     Raises:
         DataError: the folder is no prepared log, or has no impression in the split.
@@ -40,7 +41,14 @@ class Reader:
     """
 
     def __init__(
-        self, config: DataConfig, spec: SparseSpec, split: str, seed: int, rank: int = 0, world: int = 1
+        self,
+        config: DataConfig,
+        spec: SparseSpec,
+        split: str,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        grown: bool = False,
     ) -> None:
         assert 0 <= rank < world, f"rank {rank} of {world}"
         self.manifest = load_manifest(config.log)
@@ -50,7 +58,7 @@ class Reader:
         self._seed = seed
         self._rank, self._world = rank, world
         self._memory = Memory()
-        self._source = Source(config.log, self.manifest, spec, config.label, split, self._memory)
+        self._source = Source(config.log, self.manifest, spec, config.label, split, self._memory, grown)
         self._order = EpochOrder(
             self.manifest.row_groups,
             SPLITS.index(split),

@@ -85,7 +85,9 @@ class Source:
         label: str,
         split: str,
         memory: Memory | None = None,
+        grown: bool = False,
     ) -> None:
+        """grown: the log grew from the model's; see `check_spec`."""
         self._memory = memory or Memory()
         self.folder = folder
         self.manifest = manifest
@@ -98,7 +100,7 @@ class Source:
         for group in manifest.row_groups:
             self._first_user[group.file, group.index] = seen.get(group.file, 0)
             seen[group.file] = seen.get(group.file, 0) + group.users
-        check_spec(manifest, spec)
+        check_spec(manifest, spec, grown)
 
     def read(self, groups: Sequence[RowGroup]) -> Slices:
         """Row groups, those of one file beside each other: one call decodes them below each other.
@@ -231,9 +233,9 @@ class Source:
         column, offsets = frame.feature(feature, nested)
         if isinstance(column, Ragged):
             inner = column.offsets if offsets is None else inner_offsets(column, offsets)
-            self._ids(frame, feature, column.values, inner)
+            column = Ragged(self._ids(frame, feature, column.values, inner), column.offsets)
         elif feature.table is not None:
-            self._ids(frame, feature, column, offsets)
+            column = self._ids(frame, feature, column, offsets)
         elif feature.kind is Kind.VECTOR:
             bad = ~np.asarray(np.isfinite(column).all(axis=1))
             frame.refuse(bad, offsets, feature.name, column, "finite numbers")
@@ -241,12 +243,15 @@ class Source:
             column = self._numbers(frame, feature, column, offsets)
         return column, offsets
 
-    def _ids(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> None:
+    def _ids(self, frame: Frame, feature: Feature, values: Array, offsets: Int64 | None) -> Array:
+        """Rows of the model's table: those of the log, row 0 where the model has none for the id yet."""
         rows = self.manifest.tables[feature.table or ""].rows
         if len(values) and not (values.min() >= 0 and values.max() < rows):
             bad = (values < 0) | (values >= rows)
             expected = f"a row of table {feature.table!r}, 0 to {rows - 1}"
             frame.refuse(bad, offsets, feature.name, values, expected)
+        known = self.spec.table(feature.table or "").rows
+        return values if known == rows else np.where(values < known, values, 0).astype(values.dtype)
 
     def _counter(self, frame: Frame, name: str, offsets: Int64, own: Int64) -> Counter:
         stored = self._list(frame, name, np.float32, offsets)
@@ -316,8 +321,11 @@ class Source:
             frame.refuse(bad, offsets, name, values, f"{what}, 0 to {size - 1}")
 
 
-def check_spec(manifest: LogManifest, spec: SparseSpec) -> None:
+def check_spec(manifest: LogManifest, spec: SparseSpec, grown: bool = False) -> None:
     """Refuses a log that is not the one the model was made for: kinds, tables and their sizes.
+
+    grown: the log grew from the model's, so its tables may have rows behind the model's last one. As ids keep their
+    rows, these are the ids that the model does not know: it reads them as it reads any unknown id, as row 0.
 
     Raises:
         SchemaError: names the feature or table, what the model expects and what the log has.
@@ -335,7 +343,7 @@ def check_spec(manifest: LogManifest, spec: SparseSpec) -> None:
     for table in spec.tables:
         info = manifest.tables.get(table.name)
         rows = info.rows if info is not None else 0
-        if rows != table.rows:
+        if rows != table.rows and not (grown and rows > table.rows):
             raise SchemaError(
                 f"table {table.name!r}: the model has {table.rows} rows, the log {schema.name!r} has {rows}; "
                 "use the model's own log, or prepare this one with the model's vocabulary"

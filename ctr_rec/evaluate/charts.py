@@ -108,6 +108,33 @@ def bars(buckets: Sequence[dict[str, Any]], overall: dict[str, Any]) -> str:
     return _svg(draw, 2, (9.6, 2.9))
 
 
+def days(lines: Lines) -> str:
+    """AUC and GAUC of each period by the model of those before it, and below their impressions.
+
+    lines: as days.jsonl holds them. The first period is left out of the quality: nothing was trained before it.
+    """
+    names = [line["day"] for line in lines]
+    places = list(range(len(names)))
+    # About twelve dates fit beside each other.
+    shown = places[:: -(-len(places) // 12)] if places else []
+
+    def draw(quality: Axes, counts: Axes) -> None:
+        known = [line["scored_at_step"] > 0 for line in lines]
+        for key, label, colour in (("auc", "AUC", BLUE), ("gauc", "GAUC", ORANGE)):
+            values = [_number(line[key]) if k else math.nan for line, k in zip(lines, known, strict=True)]
+            quality.plot(places, values, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+        quality.set_title("Each period by the model of those before it")
+        _legend(quality)
+        counts.bar(places, [line["impressions"] for line in lines], color=GREY, width=0.8)
+        counts.set_title("Impressions")
+        counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        for axes in (quality, counts):
+            axes.set_xticks(shown, [names[p] for p in shown], rotation=30, ha="right")
+            axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
+
+    return _svg(draw, 2, (9.6, 3.3))
+
+
 def reliability(bins: Sequence[ReliabilityBin]) -> str:
     """Observed rate against predicted probability, equal numbers per bin; the diagonal is perfect calibration."""
     predicted, observed = [b.mean_prediction for b in bins], [b.mean_label for b in bins]

@@ -33,8 +33,11 @@ def raw_ids(log: str, manifest: LogManifest, predictions: Predictions) -> dict[s
     }
 
 
-def new_users(log: str, manifest: LogManifest) -> npt.NDArray[np.bool_]:
-    """Bool by user number: the user's first event lies after the training range. Users without events are new."""
+def new_users(log: str, manifest: LogManifest, since: int | None = None) -> npt.NDArray[np.bool_]:
+    """Bool by user number: the user's first event lies after `since`, None for the end of the training range.
+
+    Users without events are new.
+    """
     new = np.ones(manifest.users, bool)
     for group in manifest.row_groups:
         path = join_path(log, group.file)
@@ -42,7 +45,7 @@ def new_users(log: str, manifest: LogManifest) -> npt.NDArray[np.bool_]:
         times, offsets = frame.lists("time", np.int64)
         filled = np.diff(offsets) > 0
         first = times[offsets[:-1][filled]]
-        new[frame.plain("user", np.int64)[filled]] = first > manifest.split.train_end
+        new[frame.plain("user", np.int64)[filled]] = first > (manifest.split.train_end if since is None else since)
     return new
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from ctr_rec.batch.batch import Batch
+from ctr_rec.batch.reader import Reader
 from ctr_rec.checkpoint.manifest import Manifest
 from ctr_rec.errors import ConfigError
 from ctr_rec.evaluate import results
@@ -20,6 +22,8 @@ from ctr_rec.evaluate.predict import predict as predict_split
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.evaluate.progress import ScoringProgress
 from ctr_rec.evaluate.report import write_report
+from ctr_rec.evaluate.stream import first_times
+from ctr_rec.evaluate.unseen import unseen
 from ctr_rec.models.cost import Cost, cost
 from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
@@ -31,18 +35,18 @@ from ctr_rec.train.environment import code_version
 from ctr_rec.train.folder import RunFolder
 from ctr_rec.train.run import Run
 
-SCORED_SPLITS = ("valid", "test")
-
 
 @dataclass(frozen=True)
 class Scored:
     """Predictions of a split by a checkpoint, the same on every rank, and what was measured on the way.
 
     run: as its folder has it. built: of it, without a second network that was not asked for.
+    unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
     history: newest visible events that each impression was given; None: as the run says.
     """
 
     predictions: Predictions
+    unseen: float
     run: Run
     branch: Branch
     built: Built
@@ -67,9 +71,10 @@ def evaluate(
 
     Args:
         run_dir: folder of a run.
-        split: `valid` or `test`; each scoring of the test range is counted in the folder.
+        split: `valid`, `test`, or the `train` range of another log: a period that the run has not trained on yet. Each
+            scoring of the test range is counted in the folder.
         checkpoint: `best`, `last` or `step-N`.
-        log: prepared log with the run's tables, instead of the one it was trained on.
+        log: prepared log with the run's tables, or one that grew from the run's, instead of the one it was trained on.
         branch: SEQUENCE, the run's model, or BESIDE, the second network that it was trained with.
         history: gives each impression its newest visible events alone, so many; the files then are named after it,
             and there is no report.
@@ -118,8 +123,13 @@ def score(
 
     micro_batch: score as a scorer would, so many candidates of a user at a time; None scores packed.
     """
-    if split not in SCORED_SPLITS:
-        raise ConfigError(f"split: expected one of {', '.join(SCORED_SPLITS)}, got {split!r}")
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if split == SPLITS[0] and log is None:
+        raise ConfigError(
+            "split: the train range of the run's own log is what it was trained on; name another log, such as the next "
+            "period's, with --log, or score valid or test"
+        )
     run = RunFolder(run_dir).load_run()
     if branch is Branch.BESIDE and run.beside is None:
         raise ConfigError(f"{run_dir} was trained without a second network; leave --branch out")
@@ -131,16 +141,34 @@ def score(
         return run if branch is Branch.BESIDE else run.model_copy(update={"beside": None})
 
     built, stored = open_run(run_dir, checkpoint, log, group, scored_run)
-    reader = built.reader(split, 0, branch)
     doubts = _doubts(stored, built, split, log)
-    model = built.parallel.model if micro_batch is None else SplitRun(built.ranker, micro_batch)
+    model = None if micro_batch is None else SplitRun(built.ranker, micro_batch)
     started = time.perf_counter()
+    predictions, share = score_split(built, split, built.scored(split, branch), branch, model)
+    seconds = time.perf_counter() - started
+    facts = () if model is None else (_agreement(model, group),)
+    return Scored(predictions, share, run, branch, built, stored, seconds, doubts, history, facts)
+
+
+def score_split(
+    built: Built, split: str, reader: Reader, branch: Branch = Branch.SEQUENCE, model: SplitRun | None = None
+) -> tuple[Predictions, float]:
+    """Predictions of a split by the live model, and the share of its impressions with unseen ids. A collective.
+
+    model: scores in its place.
+    """
+    group = built.group
+    new = first_times(built.run.data.log) > _known_until(built.manifest, split)
+    counts = np.zeros((1, 2), np.int64)
+
+    def watch(batch: Batch) -> None:
+        real = batch.weight > 0
+        counts[0] += (int((unseen(batch) & real).sum()), int(real.sum()))
+
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
-        predictions = predict_split(model, reader, group, built.item_is_new, progress, branch)
-    seconds, facts = time.perf_counter() - started, ()
-    if isinstance(model, SplitRun):
-        facts = (_agreement(model, group),)
-    return Scored(predictions, run, branch, built, stored, seconds, doubts, history, facts)
+        predictions = predict_split(model or built.parallel.model, reader, group, new, progress, watch, branch)
+    without, every = group.gather_arrays(counts).sum(axis=0).tolist()
+    return predictions, without / max(every, 1)
 
 
 def _agreement(split_run: SplitRun, group: Group) -> str:
@@ -158,7 +186,7 @@ def _doubts(stored: Manifest, built: Built, split: str, log: Path | None) -> tup
     if log is None:
         return ()
     doubts = []
-    if stored.data_fingerprint not in ("", manifest.fingerprint):
+    if stored.data_fingerprint not in ("", manifest.fingerprint, *manifest.grown_from):
         doubts.append(
             f"{log} is not the log of the run: tables have the same sizes, but their rows may stand for other ids and "
             "numbers may be scaled otherwise, so the metrics may be too bad"
@@ -173,13 +201,29 @@ def _doubts(stored: Manifest, built: Built, split: str, log: Path | None) -> tup
 
 
 def _range_start(manifest: LogManifest, split: str) -> int:
-    return manifest.split.train_end if split == SPLITS[1] else manifest.split.valid_end
+    """Every impression of the split is later; without a beginning, the log's first time is."""
+    ends = manifest.split
+    start = (ends.train_start, ends.train_end, ends.valid_end)[SPLITS.index(split)]
+    return manifest.time_range[0] - 1 if start is None else start
+
+
+def _known_until(manifest: LogManifest, split: str) -> int:
+    """Users and items that come later are new to the model."""
+    return _range_start(manifest, split) if split == SPLITS[0] else manifest.split.train_end
 
 
 def _finish(run_dir: Path, split: str, scored: Scored) -> None:
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(split, scored.predictions, log, manifest, _facts(split, scored), scored.history)
+    found = results.measure(
+        split,
+        scored.predictions,
+        log,
+        manifest,
+        _facts(split, scored),
+        scored.history,
+        since=_known_until(manifest, split),
+    )
     beside = scored.branch is Branch.BESIDE
     folder = run_dir / scored.branch.value if beside else run_dir
     folder.mkdir(exist_ok=True)
@@ -232,6 +276,7 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "ranks": built.group.size,
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
+        "unseen_ids": scored.unseen,
         "cost": _cost(scored, split).model_dump(mode="json"),
         "warnings": list(scored.doubts),
     }
@@ -240,5 +285,5 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
 def _cost(scored: Scored, split: str) -> Cost:
     """Counted on the first batch of the split; tables stay on "meta"."""
     spec = scored.built.spec
-    batch = next(iter(scored.built.reader(split, 0, scored.branch).batches(epoch=0)))
+    batch = next(iter(scored.built.scored(split, scored.branch).batches(epoch=0)))
     return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)

@@ -21,12 +21,13 @@ def predict(
     group: Group,
     item_is_new: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Batch], None] | None = None,
     branch: Branch = Branch.SEQUENCE,
 ) -> Predictions:
     """Predictions of the reader's whole split, sorted by impression, on every rank.
 
-    item_is_new: bool per item number. progress: called with (batches done, batches in all).
-    branch: whose logits, of a ranker with a second network.
+    item_is_new: bool per item number. progress: called with (batches done, batches in all). watch: called with each
+    batch of this rank. branch: whose logits, of a ranker with a second network.
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("impression", "user", "item", "request_time", "history_length", "label", "logit")
@@ -40,6 +41,8 @@ def predict(
         for done, batch in enumerate(reader.batches(epoch=0), start=1):
             logit = model(batch.to(group.device), **asked)
             _append(columns, batch, logit)
+            if watch is not None:
+                watch(batch)
             if progress is not None:
                 progress(done, total)
     model.train(was_training)

@@ -82,8 +82,11 @@ def measure(
     manifest: LogManifest,
     facts: dict[str, Any],
     history: int | None = None,
+    since: int | None = None,
 ) -> Results:
-    """Metrics of predictions, overall and by slice. history: see Results.
+    """Metrics of predictions, overall and by slice.
+
+    history: see Results. since: users whose first event is later are new; None: train_end.
 
     Raises:
         DataError: no predictions, or NaN logits (the model diverged).
@@ -91,7 +94,7 @@ def measure(
     if not len(predictions):
         raise DataError(f"expected at least one impression in split {split!r} of {log}, got none; choose other ends")
     metrics = all_metrics(predictions.label, predictions.logit, predictions.user)
-    slices = [*standard_slices(predictions), by_known_user(predictions, new_users(log, manifest))]
+    slices = [*standard_slices(predictions), by_known_user(predictions, new_users(log, manifest, since))]
     stamp = {"scored_at": now(), "log": log, "data_fingerprint": manifest.fingerprint}
     return Results(split, metrics, tuple(slices), {**stamp, **facts}, history)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from rich.console import Console
@@ -19,6 +20,7 @@ from ctr_rec.errors import DataError
 from ctr_rec.prepare.arrange import arrange
 from ctr_rec.prepare.check import check
 from ctr_rec.prepare.counting import ItemCounters, counter_columns
+from ctr_rec.prepare.cut import kept_in_period
 from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
 from ctr_rec.prepare.fingerprint import Fingerprint, source_file
 from ctr_rec.prepare.grow import OldLog, open_old
@@ -41,6 +43,10 @@ PARTITION_EVENTS = 2_000_000
 Aucs = dict[str, dict[str, float]]
 
 
+class NoImpressionsError(DataError):
+    """A range of the split has none: of a period, nothing to train on."""
+
+
 @dataclass
 class _Work:
     """What the passes hand on: temporary folder, schema, split, counted statistics, finished vocabularies."""
@@ -53,6 +59,7 @@ class _Work:
     parts: int
     statistics: Statistics
     old: OldLog | None
+    context: int | None
 
     def events(self, part: int) -> Path:
         return self.folder / f"events-{part:05d}.parquet"
@@ -117,15 +124,21 @@ def prepare_log(
     overwrite: bool = False,
     progress: Progress | None = None,
     grow: Path | None = None,
+    context: int | None = None,
 ) -> tuple[LogManifest, Aucs]:
-    """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label."""
+    """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label.
+
+    context: keep of the history before the training range only that many events of a user, and of users without an
+    event in the range nothing (see prepare/cut.py). What is counted is counted on the whole history all the same.
+    """
     schema = recipe.schema
     check_names(schema)
     old = None if grow is None else open_old(grow, schema)
     log = read_raw(recipe, raw, split)
     with building(out, overwrite) as temporary:
         statistics = Statistics(schema, old.priors() if old is not None else None)
-        work = _Work(temporary / "passes", log.name(), schema, split, progress or Progress(), 1, statistics, old)
+        passes = temporary / "passes"
+        work = _Work(passes, log.name(), schema, split, progress or Progress(), 1, statistics, old, context)
         with storage_errors(out):
             work.folder.mkdir()
             _partition(work, log, partition_events)
@@ -214,13 +227,15 @@ def _attributes(present: pl.DataFrame, frame: pl.DataFrame, key: str, work: _Wor
 
 def _check_splits(work: _Work) -> None:
     counts = work.statistics.impressions
-    empty = [name for name, count in zip(SPLITS, counts, strict=True) if count == 0]
+    ends = work.split
+    needed = SPLITS if ends.valid_end is not None else SPLITS[:1]
+    empty = [name for name, count in zip(needed, counts, strict=False) if count == 0]
     if empty:
-        ends = work.split
         start = "" if ends.train_start is None else f"{ends.train_start} < "
-        raise DataError(
+        raise NoImpressionsError(
             f"{work.log}: the split leaves {', '.join(empty)} without impressions "
-            f"({start}train <= {ends.train_end} < valid <= {ends.valid_end} < test"
+            f"({start}train <= {ends.train_end}"
+            f"{'' if ends.valid_end is None else f' < valid <= {ends.valid_end} < test'}"
             f"{'' if ends.test_end is None else f' <= {ends.test_end}'}: {' / '.join(map(str, counts))}); the log's "
             f"request times run from {work.statistics.first_time} to {work.statistics.last_time}: "
             "choose other ends in schema.py"
@@ -247,12 +262,16 @@ def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int
         for part in range(work.parts):
             events = pl.read_parquet(work.arranged(part))
             events = events.join(numbered, on="item_id", how="left", maintain_order="left")
-            present = events.select("user_id").unique(maintain_order=True)
-            users = pl.read_parquet(work.users(part)) if has_users else present
-            lengths = events.select(pl.col("user_id").rle_id()).to_series().to_numpy()
-            offsets = np.concatenate([[0], np.cumsum(np.bincount(lengths, minlength=users.height))]).astype(np.int64)
+            offsets = _offsets(events)
             counted = counter_columns(events, offsets, schema, statistics, counters.of(part), moments)
             events = events.with_columns(pl.col("request") + statistics.first_request[part])
+            if work.context is not None:
+                kept = kept_in_period(events, work.split, work.context, schema.action_delay)
+                events, counted = events.filter(kept), {n: values[kept.to_numpy()] for n, values in counted.items()}
+                offsets = _offsets(events)
+            users = events.select("user_id").unique(maintain_order=True)
+            if has_users:
+                users = users.join(pl.read_parquet(work.users(part)), on="user_id", how="left", maintain_order="left")
             table = by_user(event_columns(events, schema, rows, counted), offsets, writer.users)
             profile = {"user": table.column("user"), "user_id": raw_ids(users["user_id"])}
             profile |= side_columns(users, schema, Side.USER, rows)
@@ -283,8 +302,15 @@ def _encode_and_write(work: _Work, log: RawLog, out: Path, row_group_events: int
         time_range=(statistics.first_time, statistics.last_time),
         priors={label: statistics.prior(label) for label in schema.labels},
         grown_from=grown_from,
+        context=work.context,
         sources=tuple(source_file(p) for p in log.sources),
     )
+
+
+def _offsets(events: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Where each user's events begin, and their end: [U + 1]. events: sorted by user."""
+    row = events.select(pl.col("user_id").rle_id()).to_series().to_numpy()
+    return np.concatenate([[0], np.cumsum(np.bincount(row))]).astype(np.int64)
 
 
 def _write_small(out: Path, items: pa.Table, rows: dict[str, Rows], fingerprint: Fingerprint) -> None:

@@ -127,7 +127,7 @@ def _check_group(
     for name in event_rows.column_names[1:]:
         other = event_rows.column(name).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
         _fail(where, name, other != lengths, "as many values per user as column 'time' has")
-    _check_order(event_rows, lengths, schema, where)
+    _check_order(event_rows, lengths, manifest, where)
     _check_values(event_rows, manifest, where)
     for f in schema.of(Side.EVENT):
         _check_feature(event_rows.column(f.name).combine_chunks().flatten(), f, manifest, where, event_rows)
@@ -148,8 +148,9 @@ def _need(rows: pa.Table, columns: list[str], where: str) -> None:
         raise DataError(f"{where}: column {', '.join(map(repr, missing))} is missing; prepare the log again")
 
 
-def _check_order(rows: pa.Table, lengths: npt.NDArray[np.integer], schema: LogSchema, where: str) -> None:
+def _check_order(rows: pa.Table, lengths: npt.NDArray[np.integer], manifest: LogManifest, where: str) -> None:
     """(time, request, item) grow inside a user; a request has one time, no event of it is earlier; none lies apart."""
+    schema, split = manifest.data_schema, manifest.split
     time, request, item = flat(rows, "time"), flat(rows, "request"), flat(rows, "item")
     request_time = flat(rows, "request_time")
     user = np.repeat(np.arange(len(lengths)), lengths)
@@ -166,8 +167,12 @@ def _check_order(rows: pa.Table, lengths: npt.NDArray[np.integer], schema: LogSc
     first = np.append(True, request[order][1:] != request[order][:-1])
     begins = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0)) if len(order) else order
     of_first = order[begins]
+    earliest = time[of_first]
+    if manifest.context is not None and split.train_start is not None:  # context may begin in the middle of a request
+        told = request_time[of_first]
+        earliest = np.where(told <= split.train_start, told, earliest)
     wrong = np.zeros(len(time), bool)
-    wrong[order] = (request_time[order] != time[of_first]) | (user[order] != user[of_first])
+    wrong[order] = (request_time[order] != earliest) | (user[order] != user[of_first])
     _fail(where, "request_time", wrong, "the earliest time of its request, the same for all its events", rows)
     assert schema.action_delay >= 0
 

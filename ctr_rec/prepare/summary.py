@@ -22,7 +22,8 @@ def print_summary(manifest: LogManifest, console: Console, aucs: Mapping[str, Ma
     splits = Table(title="splits by request time")
     for header in ("split", "to", "impressions", *(f"{name} (share)" for name in schema.labels)):
         splits.add_column(header, justify="left" if header in ("split", "to") else "right")
-    ends = (manifest.split.train_end, manifest.split.valid_end, manifest.split.test_end or manifest.time_range[1])
+    last = manifest.split.test_end or manifest.time_range[1]
+    ends = (manifest.split.train_end, manifest.split.valid_end or last, last)
     if manifest.split.train_start is not None:
         nothing = [""] * len(schema.labels)
         splits.add_row("history only", _date(manifest.split.train_start, manifest), "", *nothing)

@@ -119,16 +119,19 @@ class Split(Config):
     Events after test_end are not read at all (an earlier rolling cut). With train_start, training begins after it:
     impressions at or before it are history only, in no split, and take no loss. What is counted on the training range
     (vocabularies, statistics) counts them all the same. So a log is trained day by day: the next day's train_start is
-    the day before's train_end.
+    the day before's train_end. Without valid_end there is a training range and nothing else: a period of a log that is
+    followed (see schema/periods.py).
     """
 
     train_start: int | None = None
     train_end: int
-    valid_end: int
+    valid_end: int | None = None
     test_end: int | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Split:
+        if self.valid_end is None and self.test_end is not None:
+            raise SchemaError(f"split: test_end {self.test_end} without valid_end; name both, or neither for a period")
         ends = [e for e in (self.train_start, self.train_end, self.valid_end, self.test_end) if e is not None]
         if ends != sorted(set(ends)):
             raise SchemaError(
@@ -148,14 +151,20 @@ class Split(Config):
 
         request_time: a number, a NumPy array, or an expression or column of Polars; the result has its shape.
         """
-        number = (request_time > self.train_end) * 1 + (request_time > self.valid_end) * 1
+        if self.valid_end is None:
+            number = (request_time > self.train_end) * 3
+        else:
+            number = (request_time > self.train_end) * 1 + (request_time > self.valid_end) * 1
         if self.train_start is not None:
             number = number - (request_time <= self.train_start) * 1
         return number if self.test_end is None else number + (request_time > self.test_end) * 1
 
     def holds(self, number: int, request_time: Any) -> Any:
         """Whether a time lies in the range of that number: `number(request_time) == number` in fewer steps."""
-        ends = (self.train_start, self.train_end, self.valid_end, self.test_end)
+        if self.valid_end is None:  # nothing lies in a range that ends where it begins
+            ends = (self.train_start, self.train_end, self.train_end, self.train_end)
+        else:
+            ends = (self.train_start, self.train_end, self.valid_end, self.test_end)
         low, high = ends[number], ends[number + 1]
         if low is None:
             return request_time <= high

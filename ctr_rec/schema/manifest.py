@@ -75,7 +75,8 @@ class LogManifest(Config):
 
     priors: mean label up to the end of the training range, which the counters' rates are smoothed with; older logs lack
     it. grown_from: fingerprints of the log whose vocabularies this one kept and extended, and of those before it,
-    newest first.
+    newest first. context: of a log that was cut to one period, how many events of a user before it were kept at most;
+    None where nothing was cut. time_range: of all that was counted, cut away or not.
     """
 
     format: int = 1
@@ -93,6 +94,7 @@ class LogManifest(Config):
     time_range: tuple[int, int]
     priors: dict[str, float] = Field(default_factory=dict)
     grown_from: tuple[str, ...] = ()
+    context: int | None = None
     sources: tuple[SourceFile, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ctr_rec.batch.config import DataConfig
 from ctr_rec.batch.reader import Reader
 from ctr_rec.batch.row_numbers import VocabularyNumbers
 from ctr_rec.batch.source import check_spec
@@ -29,7 +31,8 @@ class Built:
     """The parts of a run.
 
     item_is_new: bool per item number, first seen after the training range. numbers: what the tables' initial values
-    depend on besides the seed, for whoever writes them again (`write_initial_values`).
+    depend on besides the seed, for whoever writes them again (`write_initial_values`). grown: the log grew from the
+    one that `spec` was made for, so it names ids that the model has no row for.
     """
 
     run: Run
@@ -39,6 +42,7 @@ class Built:
     parallel: Parallel
     item_is_new: np.ndarray
     numbers: RowNumbers
+    grown: bool = False
 
     @property
     def ranker(self) -> Ranker:
@@ -61,14 +65,22 @@ class Built:
 
     def reader(self, split: str, seed: int, branch: Branch = Branch.SEQUENCE) -> Reader:
         """A reader of one split, of what one branch alone reads; only training is shuffled."""
-        data = self.run.data_of(branch).model_copy(update={} if split == "train" else {"shuffle": False})
-        return Reader(data, self.spec, split, seed, self.group.index, self.group.size)
+        if split != "train":
+            return self.scored(split, branch)
+        return self._reader(self.run.data_of(branch), split, seed)
+
+    def scored(self, split: str, branch: Branch = Branch.SEQUENCE) -> Reader:
+        """A reader of any split in the order of the files, to score it."""
+        return self._reader(self.run.data_of(branch).model_copy(update={"shuffle": False}), split, 0)
+
+    def _reader(self, data: DataConfig, split: str, seed: int) -> Reader:
+        return Reader(data, self.spec, split, seed, self.group.index, self.group.size, self.grown)
 
 
-def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
+def build(run: Run, group: Group, spec: SparseSpec | None = None, grown: bool = False) -> Built:
     """Opens the log and places the model. The start is a function of the seed alone, whatever the ranks and the plan.
 
-    spec: what the model was trained to read; None takes what the log has.
+    spec: what the model was trained to read; None takes what the log has. grown: the log may have more rows than it.
 
     Raises:
         ConfigError: a label or a setting that the log does not know, or a placement that the device cannot do.
@@ -81,6 +93,7 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     counts = dict(zip(SPLITS, manifest.impressions, strict=True))
     if counts["train"] == 0:
         raise ConfigError(f"the log {run.data.log} has no impression in its training range; prepare it with other ends")
+    check_context(run, manifest.context, run.data.log)
     if run.sharding.optimizer.gradient == "mean" and group.size > 1:
         raise ConfigError(
             f"sharding.optimizer.gradient=mean counts the occurrences of a row on one rank and there are {group.size}; "
@@ -89,7 +102,7 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
     if spec is None:
         spec = sparse_spec(manifest, run.embedding)
     else:
-        check_spec(manifest, spec)
+        check_spec(manifest, spec, grown)
         _check_unit(manifest, spec)
     torch.manual_seed(run.train.seed)
     ranker = ranker_of(run, spec)
@@ -99,7 +112,19 @@ def build(run: Run, group: Group, spec: SparseSpec | None = None) -> Built:
         # DDP must not wait for gradients of the other branch.
         sharding = sharding.model_copy(update={"unused_parameters": True})
     parallel = parallelize(ranker, spec.tables, sharding, group, run.train.seed, numbers)
-    return Built(run, manifest, spec, group, parallel, first_times(run.data.log) > manifest.split.train_end, numbers)
+    new = first_times(run.data.log) > manifest.split.train_end
+    return Built(run, manifest, spec, group, parallel, new, numbers, grown)
+
+
+def check_context(run: Run, context: int | None, log: str | Path) -> None:
+    """Raises ConfigError where a log was cut with less context than the tower looks back."""
+    reach = run.tower.reach
+    if context is not None and context < reach:
+        raise ConfigError(
+            f"tower {type(run.tower).__name__} reaches {reach} events back (layers x window), but {log} was cut with "
+            f"{context} events of context: it would see another history than in the whole log; prepare the periods "
+            f"with --context {reach} or more, or lower the tower's window or layers"
+        )
 
 
 def ranker_of(run: Run, spec: SparseSpec) -> Ranker:

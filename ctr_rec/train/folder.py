@@ -7,6 +7,7 @@ plan.json           placement of every table      checkpoints/    DCP folders, t
 predictions/        one Parquet file per split    clean-stop.json marks that the run ended or stopped in order
 report.html         what happened, to look at     config-before-step-N.json   the run before it grew at step N
 growth.jsonl        what --grow added, by step    warm-start.json what came from another model, where it did
+days.jsonl          each period that was followed, scored before it was trained on; days.svg draws it
 """
 
 from __future__ import annotations
@@ -164,6 +165,12 @@ class RunFolder:
                 "Restore these settings or start a new --run-dir"
                 f"{' (--grow lets a recipe have more features and tables)' if more else ''}"
             )
+
+    def stage_lines(self) -> list[dict[str, Any]]:
+        """Of metrics.jsonl: each stage that ended, with its step, name, steps and seconds."""
+        texts = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        lines = [json.loads(text) for text in texts if '"stage"' in text]
+        return [line for line in lines if line["kind"] == "stage"]
 
     def forget_after(self, step: int) -> None:
         """Drops log lines later than the checkpoint that training goes on from."""

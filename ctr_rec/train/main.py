@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,8 +37,18 @@ def train(recipe: str, overrides: list[str], run_dir: Path, resume: bool, grow: 
     return 0
 
 
-def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = False) -> Outcome:
-    """Trains on this rank of an open group and leaves the whole truth in the run folder."""
+def fit(
+    run: Run,
+    folder: RunFolder,
+    group: Group,
+    resume: bool,
+    grow: bool = False,
+    at_start: Callable[[Built], None] | None = None,
+) -> Outcome:
+    """Trains on this rank of an open group and leaves the whole truth in the run folder.
+
+    at_start: called before the first step of a run that begins, with the model as it starts.
+    """
     if run.train.threads is not None:
         torch.set_num_threads(run.train.threads)
     goes_on = on_main(group, lambda: folder.open(run, resume, grow))
@@ -51,6 +62,8 @@ def fit(run: Run, folder: RunFolder, group: Group, resume: bool, grow: bool = Fa
         _describe(folder, built)
     if not goes_on and run.warm_start is not None:
         start_warm(run.warm_start, built, folder)
+    if not goes_on and at_start is not None:
+        at_start(built)
     outcome = trainer.fit()
     if group.is_main:
         write_json(folder.clean_stop, {"end": outcome.end, "step": outcome.position.step})

@@ -62,6 +62,7 @@ class Trainer:
         self._waited = 0.0
         self._metrics: dict[str, float | None] = {}
         self.total_steps = self._total_steps(run)
+        self._validates = built.manifest.split.valid_end is not None
         self._warning: str | None = None
 
     def start(self, goes_on: bool, grow: bool = False) -> Growth | None:
@@ -163,12 +164,21 @@ class Trainer:
             if not stage.goes_on:
                 first_epoch, last_epoch = last_epoch, last_epoch + stage.epochs
             if number >= self.position.stage and self._may_begin(number, stage):
+                started = time.perf_counter()
                 yield from self._stage(number, stage, first_epoch, record, seen)
+                self._told(stage, time.perf_counter() - started, record)
 
     def _may_begin(self, number: int, stage: Stage) -> bool:
         """A stage that goes on begins where the one before has met its end, and not where the epochs are over."""
         at = self.position
         return not stage.goes_on or number == at.stage or (number == at.stage + 1 and at.over(self.stages[at.stage]))
+
+    def _told(self, stage: Stage, seconds: float, record: Record) -> None:
+        """seconds: of this process; a resumed stage took longer. A run killed at its very end ends it again."""
+        steps = self.position.step - self.position.began
+        told = [(line["step"], line["name"]) for line in self.folder.stage_lines()]
+        if steps and (self.position.step, stage.name) not in told:
+            record.write("stage", self.position.step, {"name": stage.name, "steps": steps, "seconds": seconds})
 
     def _stage(
         self, number: int, stage: Stage, first_epoch: int, record: Record, seen: SeenImpressions | None
@@ -222,7 +232,7 @@ class Trainer:
             waited, self._waited = self.feeds.waited - self._waited, self.feeds.waited
             record.train_line(step, epoch, self.run.dense.lr * factor, self.log.line(waited))
         every = self.run.validation.every
-        if step == self.total_steps or (last_of_epoch if every is None else step % every == 0):
+        if self._validates and (step == self.total_steps or (last_of_epoch if every is None else step % every == 0)):
             return self._validate(stage, record, seen)
         if self.run.checkpoint.every is not None and step % self.run.checkpoint.every == 0:
             self._save(record, seen)

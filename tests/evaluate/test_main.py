@@ -116,8 +116,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_splits_and_checkpoints_are_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="split: expected one of valid, test, got 'train'"):
+    with pytest.raises(ConfigError, match="split: the train range of the run's own log is what it was trained on"):
         main.evaluate(run, "train")
+    with pytest.raises(ConfigError, match="split: expected one of train, valid, test, got 'tests'"):
+        main.evaluate(run, "tests")
     with pytest.raises(CheckpointError, match=r"no checkpoint 'step-5'; it has: best, last, step-4, step-6"):
         main.evaluate(run, "valid", "step-5")
 

@@ -132,6 +132,12 @@ def test_a_split_without_a_start_is_written_as_before_there_was_one() -> None:
     assert day.model_dump()["train_start"] == 0
 
 
+def test_a_period_has_a_training_range_alone() -> None:
+    assert Split(train_end=1).valid_end is None
+    with pytest.raises(ValueError, match="test_end 3 without valid_end; name both, or neither for a period"):
+        Split(train_end=1, test_end=3)
+
+
 def test_a_split_may_end_early() -> None:
     assert Split(train_end=1, valid_end=2).test_end is None
     assert Split(train_end=1, valid_end=2, test_end=3).test_end == 3
@@ -147,6 +153,7 @@ SPLIT = Split(train_end=10, valid_end=20, test_end=30)
         (SPLIT, [0, 0, 1, 1, 2, 2, 3]),
         (SPLIT.model_copy(update={"test_end": None}), [0, 0, 1, 1, 2, 2, 2]),
         (SPLIT.model_copy(update={"train_start": 9}), [-1, 0, 1, 1, 2, 2, 3]),
+        (Split(train_start=9, train_end=20), [-1, 0, 0, 0, 3, 3, 3]),
     ],
 )
 def test_the_range_of_a_time_is_one_rule_for_numbers_numpy_and_polars(split: Split, numbers: list[int]) -> None:

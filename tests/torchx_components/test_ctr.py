@@ -70,17 +70,18 @@ def test_train_is_torchrun_of_the_same_module() -> None:
 
 def test_settings_survive_the_shell() -> None:
     flags = ("--recipe", "r.py:f", "--run_dir", "a b", "--resume", "True", "--grow", "True")
-    flags += ("train.seed=3", 'tower.hidden=[1, "x"]')
+    flags += ("--follow_days", "logs/days", "train.seed=3", 'tower.hidden=[1, "x"]')
     got = parsed(built("train", *flags))[1]
     assert got["overrides"] == ("train.seed=3", 'tower.hidden=[1, "x"]')
     assert str(got["run_dir"]) == "a b"
+    assert str(got["periods"]) == "logs/days"
     assert got["resume"] is True
     assert got["grow"] is True
 
 
 def test_prepare_passes_its_choices() -> None:
     flags = ("--recipe_dir", "data/x", "--raw", "raw", "--out", "out", "--split", "1,2", "--overwrite", "True")
-    flags += ("--grow", "logs/old")
+    flags += ("--grow", "logs/old", "--every", "7d", "--context", "512", "--start", "2000-05-01", "--end", "2001-01-01")
     verb, got = parsed(built("prepare", *flags))
     assert verb == "prepare"
     assert {k: str(v) for k, v in got.items()} == {
@@ -90,6 +91,10 @@ def test_prepare_passes_its_choices() -> None:
         "split": "1,2",
         "overwrite": "True",
         "grow": "logs/old",
+        "every": "7d",
+        "context": "512",
+        "start": "2000-05-01",
+        "end": "2001-01-01",
     }
 
 

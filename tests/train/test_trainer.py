@@ -25,7 +25,7 @@ from tests.batch.logs import random_users, write_log
 from tests.ranks import forkserver, run_ranks
 from tests.train.runs import small_run
 
-CLOCKS = {"impressions_per_s", "tokens_per_s", "data_wait_share", "slowest_over_mean", "memory_gb"}
+CLOCKS = {"impressions_per_s", "tokens_per_s", "data_wait_share", "slowest_over_mean", "memory_gb", "seconds"}
 
 # All twenty with `CTR_REC_KILLS=20 pytest tests/train/test_trainer.py`; fewer in every run of the tests.
 KILLS = int(os.environ.get("CTR_REC_KILLS", "3"))
