@@ -259,8 +259,9 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
     Each side is a run folder, or several (seeds) as a comma list or a quoted glob.
     """
     from ctr_rec.evaluate.compare import compare_runs
+    from ctr_rec.evaluate.folders import run_folders
 
-    compare_runs(_runs(run_a), _runs(run_b), split, out=out)
+    compare_runs(run_folders(run_a), run_folders(run_b), split, out=out)
     return 0
 
 
@@ -362,22 +363,6 @@ def _done(action: Callable[[], None]) -> int:
 def _folder_name(log: Path) -> str:
     kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
     return kept or "log"
-
-
-def _runs(text: str) -> list[Path]:
-    """`a`, `a,b` or a glob, as existing folders in order."""
-    from glob import glob
-
-    found: list[Path] = []
-    for part in text.split(","):
-        matches = sorted(glob(part)) if any(c in part for c in "*?[") else [part]
-        if not matches:
-            raise ConfigError(f"no run folder matches {part!r} (looked from {Path.cwd()})")
-        found += [Path(m) for m in matches]
-    for path in found:
-        if not path.is_dir():
-            raise ConfigError(f"run folder {path} does not exist (looked from {Path.cwd()})")
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
