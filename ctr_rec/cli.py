@@ -19,8 +19,7 @@ from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
 
 PATH = click.Path(path_type=Path)
-USER_ERROR = 2
-INTERRUPTED = 130
+USER_ERROR, INTERRUPTED = 2, 130
 # train: the range of another log, such as the next period's, that the run has not seen.
 SPLIT = click.Choice(["train", "valid", "test"])
 EVENTS = click.IntRange(min=1)
