@@ -16,10 +16,12 @@ from ctr_rec.models.grab.tower import GRABConfig, GRABTower
 from ctr_rec.models.tower import Filling
 from tests.models.streams import NUM_ACTIONS, SPEC, Log, look_up, make_batch, random_log
 
-SMALL = {"width": 6, "heads": 2, "head_width": 3, "ffn": 5, "span": 9}
-ONE = GRABConfig(**SMALL, layers=1, channels={"all": Behaviours(window=5)})  # type: ignore[arg-type]
-TWO = GRABConfig(  # type: ignore[arg-type]
-    **SMALL, layers=2, channels={"all": Behaviours(window=9), "liked": Behaviours(actions=(2, 3), window=4)}
+ONE = GRABConfig(width=6, heads=2, head_width=3, ffn=5, span=9, layers=1, channels={"all": Behaviours(window=5)})
+TWO = ONE.model_copy(
+    update={
+        "layers": 2,
+        "channels": {"all": Behaviours(window=9), "liked": Behaviours(actions=(2, 3), window=4)},
+    }
 )
 
 

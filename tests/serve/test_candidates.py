@@ -42,7 +42,7 @@ def _split(
     found = {}
     with torch.no_grad():
         states = _tower(scorer).encode_history(look_up(events), events)
-        for user in range(log.num_users):
+        for user in batch.impression_user.unique().tolist():
             rows = (batch.impression_user == user).nonzero().squeeze(-1)
             own = choose(inputs, batch, rows)
             state = states.user(user, newest)
