@@ -19,8 +19,7 @@ from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
 
 PATH = click.Path(path_type=Path)
-USER_ERROR = 2
-INTERRUPTED = 130
+USER_ERROR, INTERRUPTED = 2, 130
 # train: the range of another log, such as the next period's, that the run has not seen.
 SPLIT = click.Choice(["train", "valid", "test"])
 EVENTS = click.IntRange(min=1)
@@ -69,10 +68,11 @@ def commands() -> None:
 def init(log: Path, out: Path | None, user: str | None, item: str | None, time: str | None, label: str | None) -> int:
     """Look at a Parquet or CSV LOG, guess what its columns mean and write an editable data recipe."""
     from ctr_rec.prepare.guess import guess, write
+    from ctr_rec.prepare.recipe import folder_name
 
     named = {"user": user, "item": item, "time": time, "label": label}
     found = guess(log, {role: column for role, column in named.items() if column is not None})
-    write(found, out or Path("data") / _folder_name(log))
+    write(found, out or Path("data") / folder_name(log))
     return 0
 
 
@@ -358,11 +358,6 @@ def _given(*options: str) -> list[str]:
 def _done(action: Callable[[], None]) -> int:
     action()
     return 0
-
-
-def _folder_name(log: Path) -> str:
-    kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
-    return kept or "log"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

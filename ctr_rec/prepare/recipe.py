@@ -128,3 +128,9 @@ def schema_beside(file: str) -> LogSchema:
 
 def _load(path: Path) -> ModuleType:
     return load_module(path, f"ctr_rec_data_{path.parent.name}_{path.stem}")
+
+
+def folder_name(log: Path) -> str:
+    """Of the recipe that `init` writes for a log: its name in small letters, digits and underscores."""
+    kept = "".join(c if c.isalnum() else "_" for c in log.name.split(".")[0].lower()).strip("_")
+    return kept or "log"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ctr_rec.errors import ConfigError, DataError
-from ctr_rec.prepare.recipe import load_data_recipe, read_raw, schema_beside
+from ctr_rec.prepare.recipe import folder_name, load_data_recipe, read_raw, schema_beside
 from ctr_rec.schema.log import Split
 
 SCHEMA = (
@@ -99,3 +99,8 @@ def test_a_folder_without_files_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "schema.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="expected SCHEMA"):
         schema_beside(str(tmp_path / "build.py"))
+
+
+@pytest.mark.parametrize(("log", "name"), [("My Clicks-2024.csv.gz", "my_clicks_2024"), ("---.csv", "log")])
+def test_the_folder_of_a_log_is_named_after_it(log: str, name: str) -> None:
+    assert folder_name(Path(log)) == name

@@ -31,7 +31,7 @@ def test_buckets_are_those_of_time_bucket(dtype: torch.dtype, bits: int, num_buc
         assert torch.equal(got.long(), time_bucket(seconds, num_buckets, given))
 
 
-@pytest.mark.parametrize("lengths", [(), (0, 0), (1,) * 300, (700,), (3, 500, 0, 130)])
+@pytest.mark.parametrize("lengths", [(), (0, 0), (1,) * 300, (257,), (700,), (3, 500, 0, 130)])
 @pytest.mark.parametrize("window", [1, 100, 1000])
 @pytest.mark.parametrize("own_each", [0, 1, 3])
 def test_tiles_hold_every_visible_pair_and_full_ones_no_hidden_one(
