@@ -156,6 +156,11 @@ def _check(run: Run, periods: Periods, where: Path) -> None:
             f"train.strategy={run.train.strategy} lets tables begin again within each log, so every period would "
             "forget what those before it taught; follow days with another strategy"
         )
+    if any(stage.goes_on for stage in stages(run)):
+        raise ConfigError(
+            f"train.strategy={run.train.strategy} removes the second network when a validation range says so, and "
+            "periods have none and grow; follow days with another strategy"
+        )
 
 
 def _say_useless(run: Run) -> None:

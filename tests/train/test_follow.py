@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ctr_rec.checkpoint.warm_start.config import WarmStart
 from ctr_rec.config import override
 from ctr_rec.errors import ConfigError
 from ctr_rec.sharding.group import open_group
@@ -16,7 +17,7 @@ from ctr_rec.train.main import fit
 from tests.batch.logs import random_users, write_log
 from tests.flow.test_following import packed
 from tests.prepare.test_periods import Grid, cut, hourly_raw
-from tests.train.runs import small_run
+from tests.train.runs import run_with_beside, small_run
 
 RECIPE = """
 from tests.flow.test_following import packed
@@ -64,6 +65,16 @@ def test_tables_that_begin_again_are_refused(periods: Path, tmp_path: Path) -> N
     settings = ["train.strategy=multi_epoch_sparse_reset", "train.sparse_reset.min_rows=2"]
     with open_group("cpu") as group, pytest.raises(ConfigError, match="every period would forget what those before it"):
         follow_periods(override(packed(), settings), periods, RunFolder(tmp_path / "run"), group, resume=False)
+
+
+def test_a_second_network_that_goes_is_refused_before_the_first_period(periods: Path, tmp_path: Path) -> None:
+    run = run_with_beside(tmp_path / "log").model_copy(
+        update={"warm_start": WarmStart(source=str(tmp_path / "old"), checkpoint="last", dense="beside")}
+    )
+    run = override(run, ["train.strategy=dual_loss_warm_start", "tower.layers=1"])
+    with open_group("cpu") as group, pytest.raises(ConfigError, match="dual_loss_warm_start removes the second netw"):
+        follow_periods(run, periods, RunFolder(tmp_path / "run"), group, resume=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_log_of_its_own_has_no_effect(recipe: str, periods: Path, tmp_path: Path) -> None:
