@@ -47,11 +47,12 @@ NO_IDS = ("item", "content")
 
 @dataclass(frozen=True)
 class Arm:
-    """tower, channels and features left out: what a run is made of beside the log."""
+    """tower, channels, features left out and the dense learning rate: what a run is made of beside the log."""
 
     tower: TowerConfig
     channels: dict[str, Channel]
     exclude: tuple[str, ...] = NO_IDS
+    lr: float = 1e-2
 
     def run(self, name: str, log: Path, epochs: int, seed: int) -> Run:
         """The whole run on a prepared log."""
@@ -63,7 +64,7 @@ class Arm:
             tower=self.tower,
             embedding=EmbeddingSettings(dim=8, init_std=0.3, exclude=self.exclude),
             sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
-            dense=DenseOptimizer(lr=1e-2, clip=10.0),
+            dense=DenseOptimizer(lr=self.lr, clip=10.0),
             schedule=Schedule(warmup_steps=20, decay="cosine", end=0.05),
             train=TrainConfig(seed=seed, epochs=epochs, threads=1, log_every=1_000),
             validation=Validation(metric="auc"),
@@ -183,8 +184,13 @@ def mechanisms() -> list[Mechanism]:
 def run(emit: Emit, log: Path | None = None) -> None:
     """Emit, per mechanism, the test AUC of both arms beside the best, and their difference. `log` is not used."""
     del log
+    run_all(emit, mechanisms())
+
+
+def run_all(emit: Emit, chosen: Sequence[Mechanism]) -> None:
+    """Measures them in a temporary folder, one after another."""
     with tempfile.TemporaryDirectory() as folder, open_group("cpu") as group:
-        for found in measure(mechanisms(), Path(folder), group):
+        for found in measure(chosen, Path(folder), group):
             _emit(emit, found)
 
 
