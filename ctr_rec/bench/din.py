@@ -5,7 +5,6 @@ Legend: N impressions, L padded history length, P pairs, T event vectors, D widt
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from ctr_rec.bench import din_loop, fuxictr_din
 from ctr_rec.bench.din_log import LAST, WIDTH, density, textbook_run, thin
 from ctr_rec.bench.din_step import both_sides, difference
 from ctr_rec.bench.padded_din import PaddedAttention
-from ctr_rec.bench.reader import write_synthetic
-from ctr_rec.bench.record import Emit, Timing, measure
+from ctr_rec.bench.reader import given_or_synthetic
+from ctr_rec.bench.record import Emit, emit_rate, measure
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
 from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
@@ -68,7 +67,7 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
                 for _, shortest, longest, goal in DENSITIES:
                     histories = draw(NUM_IMPRESSIONS, NUM_EVENTS, shortest, longest, seed=0)
                     _attention(emit, histories, width, threads, goal, runs)
-    with _log(log) as folder, open_group("cpu") as group:
+    with given_or_synthetic(log, *SYNTHETIC) as folder, open_group("cpu") as group:
         settings = textbook_run(folder, LOOP_BATCHES, NUM_IMPRESSIONS)
         spec = sparse_spec(load_manifest(folder), settings.embedding)
         reader = Reader(settings.data, spec, "train", settings.train.seed)
@@ -77,16 +76,6 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
             with num_threads(threads):
                 _steps(emit, settings, spec, group, batches[:STEP_BATCHES], runs)
         _loop(emit, settings, spec, group, batches, runs)
-
-
-@contextmanager
-def _log(log: Path | None) -> Iterator[Path]:
-    if log is not None:
-        yield log
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_synthetic(Path(folder), *SYNTHETIC)
-        yield Path(folder)
 
 
 def _steps(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Batch], runs: int) -> None:
@@ -103,7 +92,7 @@ def _steps(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[B
         emit("din", case, "relative difference of logits and gradients", difference(sides), "", goal=f"<= {SAME}")
         timings = measure({name: side.steps for name, side in sides.items()}, runs=runs)
         rows = sum(batch.num_impressions for batch in thinned)
-        _speed(emit, case, "impressions/s, look-up to update", rows, timings, "padded", goal)
+        emit_rate(emit, "din", case, "impressions/s, look-up to update", rows, timings["ours"], timings["padded"], goal)
 
 
 def _loop(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Batch], runs: int) -> None:
@@ -134,23 +123,6 @@ def _loop(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Ba
         min=min(ours),
         max=max(ours),
         runs=runs,
-    )
-
-
-def _speed(emit: Emit, case: str, metric: str, rows: int, timings: dict[str, Timing], baseline: str, goal: str) -> None:
-    ours, other = timings["ours"], timings[baseline]
-    emit(
-        "din",
-        case,
-        metric,
-        rows / ours.median,
-        "1/s",
-        baseline=rows / other.median,
-        ratio=other.median / ours.median,
-        goal=goal,
-        min=rows / ours.max,
-        max=rows / ours.min,
-        runs=ours.runs,
     )
 
 
@@ -213,4 +185,13 @@ def _attention(emit: Emit, histories: Histories, width: int, threads: int, goal:
     case = f"attention alone, width {width}, {histories.density:.0%} dense, threads {threads}"
     emit("din", case, "relative difference of outputs and gradients", largest_difference(forms), "", goal=f"<= {SAME}")
     timings = measure(forms, runs=runs)
-    _speed(emit, case, "impressions/s, forward and backward", len(histories.mask_NL), timings, "padded", goal)
+    emit_rate(
+        emit,
+        "din",
+        case,
+        "impressions/s, forward and backward",
+        len(histories.mask_NL),
+        timings["ours"],
+        timings["padded"],
+        goal,
+    )

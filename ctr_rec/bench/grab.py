@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from ctr_rec.batch.config import DataConfig, Packed
 from ctr_rec.batch.reader import Reader
 from ctr_rec.bench import grab_attention
 from ctr_rec.bench.padded_grab import Copies, copy_histories, padded_logits
-from ctr_rec.bench.reader import write_synthetic
+from ctr_rec.bench.reader import given_or_synthetic
 from ctr_rec.bench.record import Emit, measure
 from ctr_rec.bench.step_products import Products, bare, flops, shares
 from ctr_rec.models.grab.tower import GRABConfig
@@ -43,7 +40,7 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
 
     log: whose users (a) and (e) read; without one a synthetic log of MovieLens-1M's size.
     """
-    with _log(log) as folder, open_group("cpu") as group:
+    with given_or_synthetic(log, *SYNTHETIC) as folder, open_group("cpu") as group:
         run_ = grab_run(folder)
         spec = sparse_spec(load_manifest(folder), run_.embedding)
         batches, read = _read(run_, spec)
@@ -79,16 +76,6 @@ def _read(run_: Run, spec: SparseSpec) -> tuple[list[Batch], float]:
     started = time.perf_counter()
     batches += islice(reader, READ)
     return batches, (time.perf_counter() - started) / max(1, len(batches) - 1)
-
-
-@contextmanager
-def _log(log: Path | None) -> Iterator[Path]:
-    if log is not None:
-        yield log
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_synthetic(Path(folder), *SYNTHETIC)
-        yield Path(folder)
 
 
 def chosen_copies(batch: Batch, reach: int) -> list[Copies]:

@@ -45,7 +45,7 @@ class Case:
 
 def run(emit: Emit, log: Path | None = None) -> None:
     """Emit every case on a prepared log, or on a synthetic one of MovieLens-1M's size without `log`."""
-    with _log(log) as folder, one_core(), _one_thread():
+    with given_or_synthetic(log, users=6040, events=1_000_000) as folder, one_core(), _one_thread():
         manifest = load_manifest(folder)
         spec = sparse_spec(manifest, EmbeddingSettings())
         for case in _cases(folder, manifest, spec):
@@ -167,12 +167,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _log(log: Path | None) -> Iterator[Path]:
+def given_or_synthetic(log: Path | None, users: int, events: int) -> Iterator[Path]:
+    """The log that was named, or one of `write_synthetic` that goes with the block."""
     if log is not None:
         yield log
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_synthetic(Path(folder), users=6040, events=1_000_000)
+        write_synthetic(Path(folder), users, events)
         yield Path(folder)
 
 

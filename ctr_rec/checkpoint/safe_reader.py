@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,22 @@ class MetadataUnpickler(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) == ("builtins", "getattr"):
+            return self._member
         is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
         if is_dtype or (module_name, global_name) in _ALLOWED:
             return super().find_class(module_name, global_name)
         raise CheckpointError(
             f"{self._path} names {module_name}.{global_name}, which no checkpoint needs: refused, nothing was run; "
+            "do not use this file unless you trust and convert it yourself"
+        )
+
+    def _member(self, owner: object, name: str) -> object:
+        """What Python 3.11.0 to 3.11.3 pickle for an enumeration's member, getattr(class, name), and nothing else."""
+        if isinstance(owner, type) and issubclass(owner, Enum) and name in owner.__members__:
+            return owner[name]
+        raise CheckpointError(
+            f"{self._path} asks for {name!r} of {owner!r}, which no checkpoint needs: refused, nothing was run; "
             "do not use this file unless you trust and convert it yourself"
         )
 

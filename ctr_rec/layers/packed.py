@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.ops.jagged import segment_of_row
-from ctr_rec.ops.prefix_attention import BlockPlan
+from ctr_rec.ops.prefix_attention import Pairs
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Ranges:
 
     lo: Tensor
     hi: Tensor
-    plan: BlockPlan
+    plan: Pairs
 
 
 def by_visible_end(batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,16 @@ def curve_of(run: Path, metric: str, length: float) -> Curve:
     found = [line for line in lines if line["kind"] == "valid"]
     last = json.loads((run / "clean-stop.json").read_text())["step"]
     return Curve(tuple(line["step"] / last * length for line in found), tuple(line[metric] for line in found))
+
+
+def by_passes(found: Mapping[str, Sequence[Curve]], last: str, value: Callable[[Curve], float]) -> str:
+    """Mean and deviation over seeds after a quarter, one and two passes, and `value` of each curve under `last`."""
+    lines = [f"| run | after 1/4 | after 1 | after 2 | {last} |", "|---|---|---|---|---|"]
+    for name, seeds in found.items():
+        cells = [[c.at(x) for c in seeds] for x in (0.25, 1.0, 2.0)] + [[value(c) for c in seeds]]
+        shown = (f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in cells)
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(

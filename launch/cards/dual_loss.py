@@ -14,15 +14,14 @@ command goes on.
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
-from launch.cards.curves import Curve, curve_of, draw
-from launch.cards.jobs import Trained, new_folder, run_all
+from launch.cards.curves import Curve, by_passes, curve_of, draw
+from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.cards.warm_start import old
 
 ROOT = Path("runs/card_dual_loss")
@@ -75,42 +74,32 @@ def original(run: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     valid = [line for line in lines if line["kind"] == "valid"]
     beside = {line["step"]: line["beside_auc"] for line in valid if "beside_auc" in line}
-    config = json.loads((run / "config.json").read_text())["train"]["dual_loss"]
+    config = config_of(run)["train"]["dual_loss"]
     stayed = len(beside) == len(valid)
     reached = next((line["step"] for line in valid if line.get("beside_auc", 2.0) <= line["auc"]), None)
     gone = None if stayed or reached is None else reached + config["fade_steps"]
     return {"auc": beside, "reached_at": reached, "gone_after": gone}
 
 
-def table(found: Mapping[str, Sequence[Curve]]) -> str:
-    """Mean and deviation over seeds after a quarter, one and two passes over a half, and at the end."""
-    lines = ["| run | after 1/4 | after 1 | after 2 | end |", "|---|---|---|---|---|"]
-    for name, seeds in found.items():
-        cells = [[c.at(x) for c in seeds] for x in (0.25, 1.0, 2.0)] + [[c.value[-1] for c in seeds]]
-        shown = (f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in cells)
-        lines.append(f"| {name} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     run_all([old(seed) for seed in SEEDS])
     run_all([arm.job(seed) for seed in SEEDS for arm in ARMS])
     found = {metric: curves(metric) for metric in ("auc", "gauc")}
     new_folder(card)
     draw(found["auc"], card / "validation_auc.svg", "passes over one half of the training range", "validation AUC")
-    tables = [f"### Validation {metric.upper()}, the tower alone\n\n{table(each)}" for metric, each in found.items()]
+    tables = [
+        f"### Validation {metric.upper()}, the tower alone\n\n{by_passes(each, 'end', lambda c: c.value[-1])}"
+        for metric, each in found.items()
+    ]
     (card / "tables.md").write_text("\n".join(tables))
     first = DUAL.job(SEEDS[0]).folder
-    environment = json.loads((first / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first)
     plain = {
         "environment": environment,
-        "configs": {arm.slug: json.loads((arm.job(1).folder / "config.json").read_text()) for arm in ARMS},
+        "configs": {arm.slug: config_of(arm.job(1).folder) for arm in ARMS},
         "original": {f"{arm.slug}-{s}": original(arm.job(s).folder) for arm in ARMS[:2] for s in SEEDS},
         "curves": {m: {n: [c.plain() for c in seeds] for n, seeds in each.items()} for m, each in found.items()},
     }

@@ -25,7 +25,7 @@ from ctr_rec.evaluate.main import score
 from ctr_rec.schema.periods import Periods, load_periods, period_log
 from ctr_rec.sharding.group import open_group
 from launch.cards.curves import Curve, draw
-from launch.cards.jobs import call, new_folder
+from launch.cards.jobs import call, card_option, config_of, new_folder
 
 ROOT = Path("runs/card_follow_days")
 RECIPES = "launch/recipes/movielens.py"
@@ -128,11 +128,9 @@ def curves(jobs: Sequence[Followed], after: int, metric: str) -> dict[str, list[
 @click.option("--periods", type=click.Path(path_type=Path, exists=True), required=True, help="Of `prepare --every`.")
 @click.option("--model", "models", type=click.Choice(list(MODELS)), multiple=True, default=list(MODELS))
 @click.option("--frozen-after", type=click.IntRange(min=1), default=4, show_default=True, help="Periods.")
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(periods: Path, models: tuple[str, ...], frozen_after: int, card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     if frozen_after >= len(load_periods(periods).periods):
         raise click.UsageError(f"--frozen-after {frozen_after}: {periods} has no period behind that one")
     jobs = [Followed(model, ROOT / periods.name / model, periods) for model in models]
@@ -151,7 +149,7 @@ def main(periods: Path, models: tuple[str, ...], frozen_after: int, card: Path) 
     plain = {
         "frozen_after": frozen_after,
         "periods": load_periods(periods).model_dump(mode="json"),
-        "configs": {job.model: json.loads((job.folder / "config.json").read_text()) for job in jobs},
+        "configs": {job.model: config_of(job.folder) for job in jobs},
         "followed": {job.model: job.followed() for job in jobs},
         "frozen": {job.model: job.frozen(frozen_after) for job in jobs},
     }

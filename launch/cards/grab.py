@@ -18,7 +18,7 @@ import click
 
 from ctr_rec.schema.manifest import load_manifest
 from launch.cards.curves import Curve, curve_of, draw
-from launch.cards.jobs import Scored, Trained, new_folder, run_all
+from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.cards.movielens_baselines import CUTS, RECIPES, SCORERS, SEEDS
 from launch.cards.summary import Row, markdown, plot, read_row
 
@@ -77,18 +77,16 @@ def times(cut: str, rival: str) -> dict[str, object]:
 
 def curve(cut: str, model: str, seed: int) -> Curve:
     folder = trained(cut, model, seed).folder
-    epochs = json.loads((folder / "config.json").read_text())["train"]["epochs"]
+    epochs = config_of(folder)["train"]["epochs"]
     return curve_of(folder, "auc", length=epochs)
 
 
 @click.command()
 @click.option("--cut", "cuts", type=click.Choice(list(CUTS)), multiple=True, default=list(CUTS))
 @click.option("--model", "models", type=click.Choice(MODELS), multiple=True, default=MODELS)
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(cuts: tuple[str, ...], models: tuple[str, ...], card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     models = tuple(dict.fromkeys((REFERENCE, *models)))
     jobs = [trained(cut, model, seed) for cut in cuts for seed in SEEDS for model in models]
     run_all([*(one for cut in cuts for one in scorers(cut)), *jobs])
@@ -99,14 +97,13 @@ def main(cuts: tuple[str, ...], models: tuple[str, ...], card: Path) -> None:
     curves = {f"{cut} {model}": [curve(cut, model, seed) for seed in SEEDS] for cut in cuts for model in sequence}
     draw(curves, card / "validation_auc.svg", "epoch", "validation AUC", panel=lambda name: name.split()[0])
     first = {model: trained(cuts[0], model, SEEDS[0]).folder for model in models}
-    environment = json.loads((first[REFERENCE] / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first[REFERENCE])
     plain = {
         "environment": environment,
         "rows": [row.plain() for row in found],
         "time_to_din": {cut: times(cut, "din_tuned") for cut in cuts if "din_tuned" in models},
         "curves": {name: [one.plain() for one in seeds] for name, seeds in curves.items()},
-        "configs": {model: json.loads((folder / "config.json").read_text()) for model, folder in first.items()},
+        "configs": {model: config_of(folder) for model, folder in first.items()},
     }
     (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
     (card / "tables.md").write_text(markdown(found, REFERENCE))

@@ -27,7 +27,7 @@ from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
 from ctr_rec.train.run import Run
-from launch.cards.jobs import Trained, new_folder, run_all
+from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.recipes.movielens import grab
 
 ROOT = Path("runs/card_grab_ablations")
@@ -189,11 +189,9 @@ def _mean(values: Sequence[float]) -> str:
 @click.option("--log", default="logs/movielens_1m_early", help="A prepared log.")
 @click.option("--epochs", type=click.IntRange(min=1), default=4, help="At most; training stops where it stops to gain.")
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", help="What the table is about.")
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(arms: tuple[str, ...], log: str, epochs: int, split: str, card: Path) -> None:
     """Run what is not done yet, print the report and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     wanted = entries(arms, log, epochs, split)
     run_all([one.job for one in wanted])
     found = outcomes(wanted, split, sparse_spec(load_manifest(log), grab().embedding))
@@ -202,11 +200,10 @@ def main(arms: tuple[str, ...], log: str, epochs: int, split: str, card: Path) -
     new_folder(card)
     (card / "table.md").write_text(text)
     first = wanted[0].job.folder
-    environment = json.loads((first / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first)
     plain = {
         "environment": environment,
-        "config": json.loads((first / "config.json").read_text()),
+        "config": config_of(first),
         "detectable": {metric: detectable(found, metric) for metric in ("auc", "gauc")},
         "arms": [one.plain() for one in found],
     }

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import click
 
 JOBS = int(os.environ.get("JOBS", "2"))
 
@@ -126,6 +129,33 @@ def run_all(wanted: Sequence[Trained | Scored | Cut]) -> None:
 
     with ThreadPoolExecutor(JOBS) as pool:
         list(pool.map(one, todo))
+
+
+def _new(context: click.Context, parameter: click.Parameter, card: Path) -> Path:
+    if card.exists():
+        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
+    return card
+
+
+card_option = click.option(
+    "--card",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=_new,
+    help="New folder below launch/records.",
+)
+
+
+def environment_of(run: Path) -> dict[str, Any]:
+    """What a finished run was trained with and on, without its command line."""
+    environment = json.loads((run / "environment.json").read_text())
+    environment.pop("command", None)
+    return environment
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """The config of a finished run."""
+    return json.loads((run / "config.json").read_text())
 
 
 def new_folder(card: Path) -> Path:

@@ -22,7 +22,7 @@ import click
 
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.prepare.synthetic import best_metrics
-from launch.cards.jobs import Cut, Trained, new_folder, run_all
+from launch.cards.jobs import Cut, Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.cards.length_plot import AT_TEST, RETRAINED, Panel, Point, draw, table
 
 ROOT = Path("runs/card_length_curves")
@@ -140,12 +140,11 @@ def write_card(entries: Sequence[Entry], split: str, folder: Path) -> None:
     draw(found, folder / "curves.svg")
     (folder / "table.md").write_text(table(found))
     first = entries[0].folder
-    environment = json.loads((first / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first)
     plain = {
         "split": split,
         "environment": environment,
-        "configs": {f"{e.log} {e.folder.name}": json.loads((e.folder / "config.json").read_text()) for e in entries},
+        "configs": {f"{e.log} {e.folder.name}": config_of(e.folder) for e in entries},
         "panels": [panel.plain() for panel in found],
     }
     (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
@@ -164,7 +163,7 @@ def write_card(entries: Sequence[Entry], split: str, folder: Path) -> None:
     "--root", type=click.Path(path_type=Path), default=ROOT, show_default=True, help="Of the card's own runs."
 )
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(
     logs: tuple[str, ...],
     models: tuple[str, ...],
@@ -176,8 +175,6 @@ def main(
     card: Path,
 ) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     if named and (len(logs) != 1 or retrain or sets):
         raise click.UsageError("--run takes one --log, whose runs they are, and neither --retrain nor --set")
     jobs: list[Trained] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from launch.cards.jobs import Scored, Trained, new_folder, run_all
+from launch.cards.jobs import Scored, Trained, card_option, config_of, new_folder, run_all
 from launch.cards.summary import Row, markdown, plot, read_row
 
 ROOT = Path("runs/card_baselines")
@@ -77,7 +77,7 @@ def write_card(wanted: Sequence[Entry], folder: Path) -> None:
     for row in found:
         if (row.runs[0] / "environment.json").is_file():
             environment = json.loads((row.runs[0] / "environment.json").read_text())
-            configs[row.model] = json.loads((row.runs[0] / "config.json").read_text())
+            configs[row.model] = config_of(row.runs[0])
     environment.pop("command", None)
     plain = {"environment": environment, "rows": [row.plain() for row in found]}
     (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
@@ -89,11 +89,9 @@ def write_card(wanted: Sequence[Entry], folder: Path) -> None:
 @click.command()
 @click.option("--cut", "cuts", type=click.Choice(list(CUTS)), multiple=True, default=list(CUTS))
 @click.option("--model", "models", type=click.Choice([*TOWERS, *ONLY_DEFAULT]), multiple=True)
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(cuts: tuple[str, ...], models: tuple[str, ...], card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     wanted = entries(cuts, models or (*TOWERS, *ONLY_DEFAULT))
     run_all([one.job for one in wanted])
     write_card(wanted, card)

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from launch.cards.curves import Curve, curve_of, draw
-from launch.cards.jobs import Trained, new_folder, run_all
+from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 
 ROOT = Path("runs/card_sparse_reset")
 RECIPES = "launch/recipes/movielens.py"
@@ -84,11 +84,9 @@ def table(found: Mapping[str, Sequence[Curve]]) -> str:
 
 @click.command()
 @click.option("--arm", "arms", type=click.Choice(list(ARMS)), multiple=True, default=["joint", "reset"])
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(arms: tuple[str, ...], card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     wanted = entries(arms)
     run_all([one.job for one in wanted])
     found = curves(wanted)
@@ -96,11 +94,10 @@ def main(arms: tuple[str, ...], card: Path) -> None:
     draw(found, card / "validation_auc.svg", "epoch", "validation AUC", panel=lambda name: name.split()[0])
     (card / "table.md").write_text(table(found))
     first = wanted[0].job.folder
-    environment = json.loads((first / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first)
     plain = {
         "environment": environment,
-        "configs": {one.job.folder.name: json.loads((one.job.folder / "config.json").read_text()) for one in wanted},
+        "configs": {one.job.folder.name: config_of(one.job.folder) for one in wanted},
         "curves": {name: [c.plain() for c in seeds] for name, seeds in found.items()},
     }
     (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")

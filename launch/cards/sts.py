@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 
 from launch.cards.curves import curve_of, draw
-from launch.cards.jobs import Trained, new_folder, run_all
+from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.cards.summary import Row, markdown, plot, read_row
 
 ROOT = Path("runs/card_sts")
@@ -174,9 +174,8 @@ def several_epochs(card: Path) -> None:
 
 
 def _write(card: Path, folders: Sequence[Path], plain: dict[str, object]) -> None:
-    environment = json.loads((folders[0] / "environment.json").read_text())
-    environment.pop("command", None)
-    configs = {folder.name: json.loads((folder / "config.json").read_text()) for folder in folders}
+    environment = environment_of(folders[0])
+    configs = {folder.name: config_of(folder) for folder in folders}
     everything = {"environment": environment, "configs": configs, **plain}
     (card / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     print(f"tables, figures and plot: {card}", flush=True)
@@ -185,11 +184,9 @@ def _write(card: Path, folders: Sequence[Path], plain: dict[str, object]) -> Non
 @click.command()
 @click.option("--part", type=click.Choice(["one_epoch", "epochs"]), default="one_epoch")
 @click.option("--arm", "names", type=click.Choice([arm.name for arm in ARMS]), multiple=True, help="Besides the joint.")
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(part: str, names: tuple[str, ...], card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     if part == "epochs":
         several_epochs(card)
     else:

@@ -13,15 +13,14 @@ Stopped anywhere, the same command goes on.
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from launch.cards.curves import Curve, curve_of, draw
-from launch.cards.jobs import Trained, new_folder, run_all
+from launch.cards.curves import by_passes, curve_of, draw
+from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 
 ROOT = Path("runs/card_warm_start")
 RECIPES = "launch/recipes/movielens.py"
@@ -62,35 +61,22 @@ def job(arm: Arm, seed: int) -> Trained:
     return Trained(ROOT / f"{arm.recipe}-{seed}", f"{RECIPES}:{arm.recipe}", settings, scored=())
 
 
-def table(found: Mapping[str, Sequence[Curve]]) -> str:
-    """Mean and deviation over seeds after a quarter, one and two passes over a half, and the best of the curve."""
-    lines = ["| run | after 1/4 | after 1 | after 2 | best |", "|---|---|---|---|---|"]
-    for name, seeds in found.items():
-        cells = [[c.at(x) for c in seeds] for x in (0.25, 1.0, 2.0)] + [[max(c.value) for c in seeds]]
-        shown = (f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in cells)
-        lines.append(f"| {name} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
-@click.option("--card", type=click.Path(path_type=Path), required=True, help="New folder below launch/records.")
+@card_option
 def main(card: Path) -> None:
     """Run what is not done yet and write the card."""
-    if card.exists():
-        raise click.UsageError(f"{card} exists: cards are never edited; name a new folder")
     run_all([old(seed) for seed in SEEDS])
     run_all([job(arm, seed) for seed in SEEDS for arm in ARMS])
     found = {arm.name: [curve_of(job(arm, seed).folder, "auc", length=arm.passes) for seed in SEEDS] for arm in ARMS}
     new_folder(card)
     draw(found, card / "validation_auc.svg", "passes over one half of the training range", "validation AUC")
-    (card / "table.md").write_text(table(found))
+    (card / "table.md").write_text(by_passes(found, "best", lambda c: max(c.value)))
     first = old(SEEDS[0]).folder
-    environment = json.loads((first / "environment.json").read_text())
-    environment.pop("command", None)
+    environment = environment_of(first)
     plain = {
         "environment": environment,
-        "configs": {arm.recipe: json.loads((job(arm, 1).folder / "config.json").read_text()) for arm in ARMS},
-        "old": json.loads((first / "config.json").read_text()),
+        "configs": {arm.recipe: config_of(job(arm, 1).folder) for arm in ARMS},
+        "old": config_of(first),
         "reports": {
             f"{arm.recipe}-{seed}": json.loads((job(arm, seed).folder / "warm-start.json").read_text())
             for arm in ARMS

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata, Metadata, MetadataIndex
 
 from ctr_rec.checkpoint.manifest import Manifest
-from ctr_rec.checkpoint.safe_reader import SafeLoadPlanner, SafeReader, read_metadata
+from ctr_rec.checkpoint.safe_reader import MetadataUnpickler, SafeLoadPlanner, SafeReader, read_metadata
 from ctr_rec.checkpoint.store import load, save
 from ctr_rec.checkpoint.stored_tensor import UnusualStorageError
 from ctr_rec.errors import CheckpointError
@@ -83,6 +83,33 @@ def test_only_listed_classes_can_be_named(stored: Path, name: str) -> None:
     module, attribute = name.split()
     (stored / ".metadata").write_bytes(b"c" + module.encode() + b"\n" + attribute.encode() + b"\n.")
     with pytest.raises(CheckpointError, match=rf"names {module}\.{attribute}"):
+        read_metadata(stored)
+
+
+def _getattr_of(owner: str, name: str) -> bytes:
+    """A pickle that calls getattr, as Python 3.11.0 to 3.11.3 write for a member of an enumeration."""
+    module, attribute = owner.rsplit(".", 1)
+    return f"cbuiltins\ngetattr\n(c{module}\n{attribute}\nV{name}\ntR.".encode()
+
+
+def test_a_member_of_an_enumeration_may_be_asked_for_by_name() -> None:
+    owner = "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING"
+    found = MetadataUnpickler(io.BytesIO(_getattr_of(owner, "TORCH_PRESERVE_FORMAT")), Path("x")).load()
+    assert found is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING", "__class__"),
+        ("torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING", "__subclasses__"),
+        ("torch.distributed.checkpoint.metadata.Metadata", "__init__"),
+        ("torch.Size", "__base__"),
+    ],
+)
+def test_nothing_else_can_be_asked_of_anything(stored: Path, owner: str, name: str) -> None:
+    (stored / ".metadata").write_bytes(_getattr_of(owner, name))
+    with pytest.raises(CheckpointError, match=f"asks for '{name}' of .*refused, nothing was run"):
         read_metadata(stored)
 
 

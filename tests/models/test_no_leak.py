@@ -104,6 +104,17 @@ CASES: dict[str, TowerConfig] = {
     "grab_full_only": GRABConfig(
         width=8, heads=2, head_width=3, ffn=6, span=5, views=Views.FULL, channels={"all": Behaviours(window=5)}
     ),
+    "grab_alike": GRABConfig(
+        width=8,
+        heads=2,
+        head_width=3,
+        ffn=6,
+        span=6,
+        latent=4,
+        shared_tokenizer=True,
+        start_alike=True,
+        channels={"all": Behaviours(window=5), "few": Behaviours(actions=(1, 2), window=3)},
+    ),
     "grab_full_only_bare": GRABConfig(
         width=8,
         heads=1,

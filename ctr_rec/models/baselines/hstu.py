@@ -12,7 +12,7 @@ Legend: T history tokens, N impressions, M distinct items, D width, H heads, E w
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ from ctr_rec.layers.time import AGES
 from ctr_rec.models.state import ChannelState, HistoryState, bytes_of_states, kept_events
 from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
 from ctr_rec.ops.jagged import gather, segment_of_row
-from ctr_rec.ops.prefix_attention import RelativeBias, plan_blocks, prefix_attention
+from ctr_rec.ops.prefix_attention import Backend, Pairs, RelativeBias, prefix_attention
 from ctr_rec.schema.table import SparseSpec
 
 _EPS = 1e-6
@@ -50,7 +50,7 @@ class HSTUConfig(TowerConfig):
 
     use_order, use_age: relative bias by position and by log2 of elapsed seconds, the latter in `ages` buckets.
     use_action: history tokens say what the user did. context_at_end: context also joins the state before the last
-    MLP, not only the candidate's token.
+    MLP, not only the candidate's token. attention: which backend computes it, see ops/prefix_attention/choose.py.
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
@@ -69,6 +69,7 @@ class HSTUConfig(TowerConfig):
     use_age: bool = True
     use_order: bool = True
     ages: int = Field(default=AGES, ge=1)
+    attention: Literal["auto", "blocked", "fbgemm", "reference"] = "auto"
 
     @property
     def reach(self) -> int:
@@ -84,6 +85,7 @@ class HSTULayer(nn.Module):
     def __init__(self, config: HSTUConfig) -> None:
         super().__init__()
         self.heads, self.norm, self.window = config.heads, config.norm, config.window
+        self.attention: Backend = config.attention
         self.inner = config.heads * config.head_width
         self.scale = config.head_width**-0.5
         self.kvqu = nn.Linear(config.width, 4 * self.inner, bias=False)
@@ -134,6 +136,7 @@ class HSTULayer(nn.Module):
             norm=self.norm.value,
             norm_constant=float(self.window),
             plan=seen.plan,
+            backend=self.attention,
         )
 
     def _update(self, x: Tensor, attended: Tensor, u: Tensor) -> Tensor:
@@ -210,10 +213,10 @@ class HSTUTower(SplitTower):
 
     def _ranges(self, start: Tensor, end: Tensor, query_time: Tensor, batch: Batch) -> Ranges:
         lo = torch.maximum(start, end - self.config.window)
-        plan = plan_blocks(
-            lo,
-            end,
-            batch.num_events,
+        plan = Pairs(
+            lo_Q=lo,
+            hi_Q=end,
+            num_keys=batch.num_events,
             num_positions=self.config.window + 1 if self.config.use_order else 0,
             num_buckets=self.config.ages if self.config.use_age else 0,
             query_time_Q=whole_seconds(query_time, self.ticks_per_second),

@@ -22,7 +22,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.packed import Ranges, first_since, whole_seconds
 from ctr_rec.models.grab.config import Behaviours, GRABSettings
 from ctr_rec.ops.jagged import segment_of_row
-from ctr_rec.ops.prefix_attention import plan_blocks
+from ctr_rec.ops.prefix_attention import Pairs
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,14 @@ class Sight:
     def _ranges(self, queries: _Queries, event_C: Tensor | None, batch: Batch) -> Ranges:
         lo, hi = self._visible(queries, event_C, batch)
         known_at_C = batch.event_known_at if event_C is None else batch.event_known_at[event_C]
-        plan = plan_blocks(
-            lo,
-            hi,
-            known_at_C.shape[0],
+        plan = Pairs(
+            lo_Q=lo,
+            hi_Q=hi,
+            num_keys=known_at_C.shape[0],
             num_positions=self.behaviours.window + 1 if self.config.use_position else 0,
             num_buckets=self.config.ages if self.config.use_time else 0,
             query_time_Q=whole_seconds(queries.time, self.ticks_per_second),
             key_time_T=whole_seconds(known_at_C, self.ticks_per_second),
-            joint=False,
         )
         return Ranges(lo, hi, plan)
 

@@ -15,6 +15,7 @@ from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, TowerConfig
+from ctr_rec.ops.prefix_attention import Backend
 
 
 class ActionRole(str, Enum):
@@ -72,7 +73,8 @@ class GRABSettings(TowerConfig):
     span: how many events of the whole stream any channel looks back at most, so that layers * span events of context
     give the same score wherever batches are cut. latent: width of the compressed keys and values ("MLA" of Figure 2),
     None for plain projections. use_position, use_time: relative position and time of the bias. ages: log2 buckets of
-    seconds. shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
+    seconds. attention: the backend that computes it, see ops/prefix_attention/choose.py; scores are the same.
+    shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
     that a candidate and an event of the same item are alike. start_alike: query maps begin as copies of key maps, so
     that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between
     the channels' target vectors and the head; None is the paper's linear head. profile_tokens: each profile feature is
@@ -99,6 +101,7 @@ class GRABSettings(TowerConfig):
     ages: int = Field(default=AGES, ge=1)
     shared_tokenizer: bool = False
     start_alike: bool = False
+    attention: Backend = "auto"
     dropout: float = Field(default=0.1, ge=0, lt=1)
     context: ContextSettings = Field(default_factory=ContextSettings)
     mlp: MLPSettings | None = None

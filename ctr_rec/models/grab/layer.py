@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ctr_rec.layers.packed import Ranges
 from ctr_rec.models.grab.config import Behaviours, GRABSettings, MixGate
 from ctr_rec.ops.jagged import gather
-from ctr_rec.ops.prefix_attention import BlockWeights, QueryBias, prefix_attention, softmax_weights
+from ctr_rec.ops.prefix_attention import Backend, BlockWeights, QueryBias, prefix_attention, softmax_weights
 
 _CODE_STD = 0.02
 _GATE_BIAS = -2.0
@@ -33,6 +33,7 @@ class GRABLayer(nn.Module):
         super().__init__()
         inner = config.heads * config.head_width
         self.heads, self.scale = config.heads, config.head_width**-0.5
+        self.attention: Backend = config.attention
         self.query = nn.Linear(config.width, inner)
         self.compress = nn.Linear(config.width, config.latent, bias=False) if config.latent is not None else None
         self.key_value = nn.Linear(config.latent or config.width, 2 * inner)
@@ -104,7 +105,7 @@ class GRABLayer(nn.Module):
         own_k = self._keys(x_ND, None)[0]
         if profile is not None:
             own_k = torch.cat([own_k.unsqueeze(1), profile[0]], dim=1)
-        return softmax_weights(q, k, own_k, bias, scale=self.scale, plan=seen.plan)
+        return softmax_weights(q, k, own_k, bias, scale=self.scale, plan=seen.plan.blocks(joint=False))
 
     def _question(self, x: Tensor) -> tuple[Tensor, QueryBias]:
         bias = QueryBias(position_PE=self.position_PE, time_BE=self.time_BE)
@@ -115,7 +116,18 @@ class GRABLayer(nn.Module):
     ) -> Tensor:
         q, bias = self._question(x)
         attended = prefix_attention(
-            q, k, v, seen.lo, seen.hi, own_k, own_v, bias, kind="softmax", scale=self.scale, plan=seen.plan
+            q,
+            k,
+            v,
+            seen.lo,
+            seen.hi,
+            own_k,
+            own_v,
+            bias,
+            kind="softmax",
+            scale=self.scale,
+            plan=seen.plan,
+            backend=self.attention,
         )
         return self.out(attended.flatten(1))
 

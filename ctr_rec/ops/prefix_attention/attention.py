@@ -72,8 +72,6 @@ def prefix_attention(
         plan = pairs_of(lo_Q, hi_Q, k_THE.shape[0], bias)
     else:
         _check_plan(plan, lo_Q, hi_Q, k_THE.shape[0], bias)
-    if isinstance(plan, BlockPlan) and backend == "auto":
-        backend = "blocked"
     backend = choose(backend, kind, q_QHE, v_THV)
     out_QHV = _attend(q_QHE, k_THE, v_THV, own_k_CKHE, own_v_CKHV, bias, plan, kind, scale, backend)
     if kind == "softmax":

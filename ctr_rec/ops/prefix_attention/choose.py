@@ -1,14 +1,10 @@
-"""Which backend computes a call: by device, kind, dtype and widths, or as asked.
+"""Which backend computes a call: "blocked", or as asked where it can.
 
-| device | softmax | silu |
-|---|---|---|
-| CPU | blocked | blocked |
-| CUDA | flex, or blocked where flex cannot | blocked |
-
-On CPU by measurement: padding with fbgemm took twice the blocked path's processor time where all users had 165 events,
-forward and backward, window 256, and 39 times where they had 171 on average and the longest 627; FlexAttention has no
-backward there. On CUDA by reasoning, not yet measured and never run: FlexAttention is one kernel and keeps no pair in
-memory, the blocked path launches several kernels per block. The tests marked gpu decide whether it may be trusted.
+On CPU "auto" is blocked by measurement: padding with fbgemm took twice the blocked path's processor time where all
+users had 165 events, forward and backward, window 256, and 39 times where they had 171 on average and the longest 627;
+FlexAttention has no backward there. On CUDA it is blocked because nothing else has run there: FlexAttention, one kernel
+that keeps no pair in memory, should be the choice for softmax once the tests marked gpu and a bench have said so. Until
+then it is there for the asking.
 """
 
 from __future__ import annotations
@@ -30,8 +26,7 @@ _LEAST_WIDTH = 16
 def choose(backend: Backend, kind: str, q_QHE: Tensor, v_THV: Tensor) -> Backend:
     """The backend to run, never "auto". Raises ConfigError where the one asked for cannot compute this call."""
     if backend == "auto":
-        usable = q_QHE.is_cuda and kind == "softmax" and _flex_obstacle(kind, q_QHE, v_THV) is None
-        return "flex" if usable else "blocked"
+        return "blocked"
     obstacle = None
     if backend == "flex":
         obstacle = _flex_obstacle(kind, q_QHE, v_THV)

@@ -38,6 +38,14 @@ def test_what_partial_queries_cannot_read_is_refused() -> None:
         GRABConfig(views=Views.PARTIAL, context=ContextSettings(use_time=False))
 
 
+@pytest.mark.parametrize("views", [Views.PARTIAL, Views.FULL])
+def test_one_tokenizer_for_one_view_alone_is_refused(views: Views) -> None:
+    with pytest.raises(
+        (ConfigError, ValidationError), match=f"shared_tokenizer=True has no effect with tower.views={views.value}"
+    ):
+        GRABConfig(views=views, shared_tokenizer=True)
+
+
 @pytest.mark.parametrize(
     ("role", "token", "bias"),
     [("token", True, False), ("bias", False, True), ("both", True, True), ("neither", False, False)],

@@ -156,3 +156,15 @@ def test_gates_begin_nearly_closed() -> None:
     zero = [torch.zeros(1, 4), torch.zeros(1, 4)]
     gates = [torch.sigmoid(gate(h)) for gate, h in zip(mix.gates, zero, strict=True)]
     assert all(torch.allclose(g, torch.tensor(0.1192), atol=1e-4) for g in gates)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alike_at_the_start_a_query_is_its_tokens_key(name: str) -> None:
+    config = CASES[name]
+    (behaviours,) = config.channels.values()
+    x = torch.randn(7, 6)
+    for alike in (True, False):
+        layer = GRABLayer(config.model_copy(update={"start_alike": alike}), behaviours, NUM_ACTIONS)
+        compressed = x if layer.compress is None else layer.compress(x)
+        key = layer.key_value(compressed).chunk(2, dim=-1)[0]
+        assert torch.allclose(layer.query(x), key, atol=1e-6) == alike

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.models.grab.config import ActionRole, Views
 from ctr_rec.models.grab.tokenizer import GateMLP, Tokenizer
@@ -126,3 +127,19 @@ def test_flops_of_full_only() -> None:
     assert tokenizer.context is not None
     want = m * 2 * 9 * 12 + t * 2 * 1 * 12 + (t + n) * (2 * tokenizer.context.width * 12 + 2 * 36)
     assert tokenizer.flops(batch) == want
+
+
+def test_a_shared_tokenizer_makes_one_token_of_an_item_whichever_view_it_is_in() -> None:
+    """Without action, context and event fields both views hold the item alone."""
+    off = ContextSettings(use_profile=False, use_request=False, use_counters=False, use_time=False)
+    config = GRABConfig(width=6, action=ActionRole.NEITHER, context=off, shared_tokenizer=True)
+    spec = SPEC.model_copy(update={"event": ()})
+    batch = make_batch(random_log(seed=1), Filling.PACKED, spec)
+    shared = Tokenizer(spec, config).double().eval()
+    partial, full = _tokens(shared, look_up(batch), batch)
+    assert torch.equal(partial[batch.impression_event], full)
+    apart = Tokenizer(spec, config.model_copy(update={"shared_tokenizer": False})).double().eval()
+    partial, full = _tokens(apart, look_up(batch), batch)
+    assert (partial[batch.impression_event] != full).any(-1).all()
+    count = [sum(p.numel() for p in each.parameters()) for each in (shared, apart)]
+    assert count[0] < count[1]
