@@ -5,8 +5,7 @@ Legend: N impressions, L padded history length, P pairs, T event vectors, D widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,7 @@ from ctr_rec.bench.din_log import LAST, WIDTH, density, textbook_run, thin
 from ctr_rec.bench.din_step import both_sides, difference
 from ctr_rec.bench.padded_din import PaddedAttention
 from ctr_rec.bench.reader import given_or_synthetic
-from ctr_rec.bench.record import Emit, emit_rate, measure
+from ctr_rec.bench.record import Emit, emit_rate, measure, num_threads
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
 from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.schema.table import SparseSpec, sparse_spec
@@ -124,16 +123,6 @@ def _loop(emit: Emit, run: Run, spec: SparseSpec, group: Group, batches: list[Ba
         max=max(ours),
         runs=runs,
     )
-
-
-@contextmanager
-def num_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def draw(num_impressions: int, num_events: int, shortest: int, longest: int, seed: int) -> Histories:

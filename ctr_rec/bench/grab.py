@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from ctr_rec.batch.reader import Reader
 from ctr_rec.bench import grab_attention
 from ctr_rec.bench.padded_grab import Copies, copy_histories, padded_logits
 from ctr_rec.bench.reader import given_or_synthetic
-from ctr_rec.bench.record import Emit, measure
+from ctr_rec.bench.record import Emit, measure, num_threads
 from ctr_rec.bench.step_products import Products, bare, flops, shares
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
@@ -40,7 +41,26 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
 
     log: whose users (a) and (e) read; without one a synthetic log of MovieLens-1M's size.
     """
-    with given_or_synthetic(log, *SYNTHETIC) as folder, open_group("cpu") as group:
+    with given_or_synthetic(log, *SYNTHETIC) as folder:
+        for threads in sorted({1, torch.get_num_threads()}):
+            with num_threads(threads):
+                _figures(_with_threads(emit, threads), folder, runs)
+    if not torch.cuda.is_available():
+        case = "achieved TFLOP/s from true lengths beside FlexAttention and SDPA; needs CUDA: not measured"
+        emit("grab", case, "TFLOP/s", float("nan"), "")
+
+
+def _with_threads(emit: Emit, threads: int) -> Emit:
+    """The same with the number of threads in every case: operations of some 20 microseconds gain nothing from two."""
+
+    def emit_case(bench: str, case: str, *figure: Any, **more: Any) -> None:
+        emit(bench, f"{case}, threads {threads}", *figure, **more)
+
+    return emit_case
+
+
+def _figures(emit: Emit, folder: Path, runs: int) -> None:
+    with open_group("cpu") as group:
         run_ = grab_run(folder)
         spec = sparse_spec(load_manifest(folder), run_.embedding)
         batches, read = _read(run_, spec)
@@ -50,9 +70,6 @@ def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
         _padded(emit, spec, run_, step, batch, runs)
         _products(emit, step, batch, read, runs)
     grab_attention.emit_all(emit, runs)
-    if not torch.cuda.is_available():
-        case = "achieved TFLOP/s from true lengths beside FlexAttention and SDPA; needs CUDA: not measured"
-        emit("grab", case, "TFLOP/s", float("nan"), "")
 
 
 def grab_run(log: Path) -> Run:

@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol, TextIO
 
+import torch
+
 from ctr_rec.errors import ConfigError
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
@@ -193,6 +195,16 @@ def emit_rate(
         max=rows / ours.min,
         runs=ours.runs,
     )
+
+
+@contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

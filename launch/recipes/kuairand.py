@@ -25,7 +25,7 @@ def _run(name: str, batches: Pointwise | Packed, tower: TowerConfig, channels: d
         embedding=EmbeddingSettings(dim=16),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.02)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
-        train=TrainConfig(epochs=3),
+        train=TrainConfig(epochs=3, threads=1 if isinstance(batches, Packed) else None),
         validation=Validation(metric="auc", patience=1),
         checkpoint=Checkpointing(keep=1),
     )

@@ -43,7 +43,7 @@ def _run(
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=4e-3, clip=10.0),
         schedule=Schedule(warmup_steps=50, decay="cosine", end=0.05),
-        train=TrainConfig(epochs=4),
+        train=TrainConfig(epochs=4, threads=1 if isinstance(batches, Packed) else None),
         validation=Validation(metric="auc"),
         checkpoint=Checkpointing(keep=1),
     )
