@@ -269,7 +269,7 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 @click.argument("words", nargs=-1, required=True, metavar="[attention] PATH")
 @click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
 @click.option("--out", type=PATH, help="Folder for plots: of a checkpoint's table rows, or of attention.")
-@click.option("--split", type=SPLIT, default="valid", show_default=True, help="Of attention.")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="Of attention.")
 @click.option("--checkpoint", help="Of a run's attention: best (default), last or step-N.")
 @click.option("--log", type=PATH, help="Of attention: prepared log, instead of the one the run was trained on.")
 @click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of attention.")
