@@ -1,0 +1,129 @@
+"""A card of several models on one log, each with the same search: every point of a small grid, then three seeds.
+
+    ctr-rec prepare data/kuairand_pure --raw FOLDER --out logs/kuairand_pure
+    python -m launch.cards.searched --recipes launch/recipes/kuairand.py --log logs/kuairand_pure \\
+        --model grab --model hstu --model din --model dcn_v2 --card launch/records/NAME
+
+A trial is seed 1 at one point of the grid, judged by its best validation AUC; the best one's settings train the other
+seeds, and these alone score validation and test, once each. The first model is the one that the others are paired with.
+Stopped anywhere, the same command goes on. Runs lie below runs/card_searched/<name of the log>.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from ctr_rec.batch.config import Pointwise
+from ctr_rec.config import load_recipe
+from ctr_rec.train.run import Run
+from launch.cards.curves import curve_of
+from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all
+from launch.cards.summary import Row, markdown, plot, read_row
+
+ROOT = Path("runs/card_searched")
+SEEDS = (1, 2, 3)
+SCORERS = ("item_mean", "counters2", "counters7")
+EPOCHS = 3
+# Eight points for every model: how much a batch holds, and both learning rates.
+RATES = {"dense.lr": ("1e-3", "4e-3"), "sharding.optimizer.lr": ("0.02", "0.05")}
+POINTWISE = {"data.batches.impressions": ("512", "2048"), **RATES}
+PACKED = {"data.batches.tokens": ("4096", "8192"), **RATES}
+
+Point = Mapping[str, str]
+
+
+def points(grid: Mapping[str, Sequence[str]]) -> list[Point]:
+    """Every combination of the grid's values."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+@dataclass(frozen=True)
+class Search:
+    """One model's runs on a log. root: the folder they lie in."""
+
+    recipe: str
+    model: str
+    log: str
+    root: Path
+
+    @property
+    def points(self) -> list[Point]:
+        run = load_recipe(self.recipe, Run)
+        return points(POINTWISE if isinstance(run.data.batches, Pointwise) else PACKED)
+
+    def job(self, point: Point, seed: int, chosen: bool) -> Trained:
+        """chosen: it scores validation and test at its end."""
+        settings = {
+            "data.log": self.log,
+            "train.seed": str(seed),
+            "train.epochs": str(EPOCHS),
+            "validation.patience": "null",
+            **point,
+        }
+        name = "-".join([self.model, *point.values(), str(seed)])
+        return Trained(self.root / name, self.recipe, settings, ("valid", "test") if chosen else ())
+
+    def trials(self) -> list[Trained]:
+        return [self.job(point, SEEDS[0], False) for point in self.points]
+
+    def found(self) -> dict[str, float]:
+        """Best validation AUC of each trial, by the values of its point."""
+        curves = [curve_of(job.folder, "auc", EPOCHS) for job in self.trials()]
+        named = (" ".join(f"{key}={value}" for key, value in point.items()) for point in self.points)
+        return {name: max(curve.value) for name, curve in zip(named, curves, strict=True)}
+
+    def best(self) -> Point:
+        values = list(self.found().values())
+        return self.points[values.index(max(values))]
+
+    def seeds(self) -> list[Trained]:
+        point = self.best()
+        return [self.job(point, seed, True) for seed in SEEDS]
+
+
+def rows(searches: Sequence[Search], scorers: Sequence[Scored], name: str) -> list[Row]:
+    """Scorers and models, paired by seed with the first model."""
+    reference = [job.folder for job in searches[0].seeds()]
+    found = [read_row(name, one.scorer, [one.folder] * len(SEEDS), reference) for one in scorers]
+    for search in searches:
+        runs = [job.folder for job in search.seeds()]
+        found.append(read_row(name, search.model, runs, None if search is searches[0] else reference))
+    return found
+
+
+@click.command()
+@click.option("--recipes", required=True, help="File whose functions are the models.")
+@click.option("--log", required=True, help="Prepared log.")
+@click.option("--model", "models", multiple=True, required=True, help="The others are paired with the first.")
+@card_option
+def main(recipes: str, log: str, models: tuple[str, ...], card: Path) -> None:
+    """Run what is not done yet and write the card."""
+    name = Path(log).name
+    root = ROOT / name
+    searches = [Search(f"{recipes}:{model}", model, log, root) for model in models]
+    scorers = [Scored(root / scorer, scorer, log) for scorer in SCORERS]
+    run_all([*scorers, *(job for search in searches for job in search.trials())])
+    run_all([job for search in searches for job in search.seeds()])
+    found = rows(searches, scorers, name)
+    new_folder(card)
+    plot(found, card / "test.svg")
+    (card / "tables.md").write_text(markdown(found, models[0]))
+    plain = {
+        "environment": environment_of(searches[0].seeds()[0].folder),
+        "trials": {search.model: search.found() for search in searches},
+        "chosen": {search.model: dict(search.best()) for search in searches},
+        "rows": [row.plain() for row in found],
+        "configs": {search.model: config_of(search.seeds()[0].folder) for search in searches},
+    }
+    (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
+    print(f"tables, figures and plot: {card}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
