@@ -35,14 +35,15 @@ def join(
     features: Sequence[Feature], embedded: dict[str, Tensor], level: Level, rows: int, counters: Sequence[str] = ()
 ) -> Tensor:
     """Concatenates a level's features in declared order, then its counters. Shape [rows, width]; [rows, 0] if none."""
-    parts = [_one(f, embedded, level) for f in features] + [level.numbers[c].unsqueeze(-1) for c in counters]
+    parts = [one_feature(f, embedded, level) for f in features] + [level.numbers[c].unsqueeze(-1) for c in counters]
     if parts:
         return torch.cat(parts, dim=-1)
     like = next(iter(embedded.values()), None)
     return torch.zeros(rows, 0, device=like.device if like is not None else None)
 
 
-def _one(feature: Feature, embedded: dict[str, Tensor], level: Level) -> Tensor:
+def one_feature(feature: Feature, embedded: dict[str, Tensor], level: Level) -> Tensor:
+    """What `join` takes of one feature: its embedding, vector or number, [rows, its width]."""
     if feature.table is not None:
         return embedded[feature.name]
     if feature.kind is Kind.VECTOR:

@@ -1,0 +1,124 @@
+"""Behaviours as tokens: the impressions' sequences as jagged rows, each distinct sequence once.
+
+Legend: M distinct items, K distinct event vectors, T packed events, N impressions, S distinct sequences, P tokens of
+them, D token width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ctr_rec.batch.batch import Batch, Jagged
+from ctr_rec.config import Config
+from ctr_rec.layers.history import EventVectors
+from ctr_rec.layers.layout import Axes, Layout
+from ctr_rec.layers.time import AGES
+from ctr_rec.ops.jagged import gather, segment_of_row
+from ctr_rec.ops.prefix_attention import time_bucket
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Jagged sequences of events and who reads them.
+
+    position_P: positions in the batch's packed events, oldest first within a sequence. offsets_S1: int64. segment_N:
+    which sequence each impression reads; None where sequence n is impression n's own.
+    """
+
+    position_P: Tensor
+    offsets_S1: Tensor
+    segment_N: Tensor | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        return self.offsets_S1.shape[0] - 1
+
+    def per_impression(self, x_SD: Tensor) -> Tensor:
+        """Of each impression's sequence, [N, D]."""
+        return x_SD if self.segment_N is None else gather(x_SD, self.segment_N)
+
+
+def distinct_sequences(history: Jagged) -> Sequences:
+    """Each different sequence of a channel once: impressions of one request share theirs.
+
+    An impression's view of a channel is a stretch of the user's events of that channel, so where it begins and how
+    long it is tell it from all others; the empty ones are one sequence.
+    """
+    length_N = history.lengths()
+    if length_N.shape[0] == 0:
+        return Sequences(history.values, history.offsets, torch.zeros_like(length_N))
+    begin_N = torch.full_like(length_N, -1)
+    some_N = length_N > 0
+    begin_N[some_N] = history.values[history.offsets[:-1][some_N]]
+    key_N = (begin_N + 1) * (int(length_N.max()) + 1) + length_N
+    key_S, segment_N = key_N.unique(return_inverse=True)
+    first_S = torch.full_like(key_S, length_N.shape[0])
+    first_S.scatter_reduce_(0, segment_N, torch.arange(length_N.shape[0], device=key_N.device), "amin")
+    length_S = length_N[first_S]
+    offsets_S1 = torch.cat([length_S.new_zeros(1), length_S.cumsum(0)])
+    shift_S = history.offsets[first_S] - offsets_S1[:-1]
+    row_P = torch.arange(int(offsets_S1[-1]), device=key_N.device) + shift_S.repeat_interleave(length_S)
+    return Sequences(history.values[row_P], offsets_S1, segment_N)
+
+
+class BehaviourSettings(Config):
+    """What a behaviour token says beyond its item; the paper's formula has none of it and states nothing either.
+
+    use_action: what the user did. use_order: its place, counted from the sequence's newest event. use_age: log2 of the
+    seconds to the sequence's newest event, so that all candidates of a request can share the token.
+    """
+
+    use_action: bool = True
+    use_order: bool = True
+    use_age: bool = True
+    orders: int = Field(default=128, ge=1, description="places told apart; older ones share the last")
+    ages: int = Field(default=AGES, ge=1)
+
+
+class BehaviourTokens(nn.Module):
+    """[P, D]: MLP_gamma of the event's vector, one MLP per sequence (EST, section 4.2), once per distinct vector.
+
+    Order and age join its output as learnt vectors that begin at zero. The MLP has two layers [ours].
+    """
+
+    def __init__(self, event_width: int, settings: BehaviourSettings, ticks_per_second: int, width: int) -> None:
+        super().__init__()
+        self.settings, self.ticks_per_second = settings, ticks_per_second
+        self.widths = (event_width, width)
+        self.first = nn.Linear(event_width, width)
+        self.second = nn.Linear(width, width)
+        self.order_OD = nn.Parameter(torch.zeros(settings.orders, width)) if settings.use_order else None
+        self.age_AD = nn.Parameter(torch.zeros(settings.ages, width)) if settings.use_age else None
+
+    def forward(self, events: EventVectors, sequences: Sequences, batch: Batch) -> Tensor:
+        token_KD = self.second(nn.functional.silu(self.first(events.distinct_KD)))
+        x_PD = gather(token_KD, events.row_T[sequences.position_P])
+        if self.order_OD is not None:
+            x_PD = x_PD + gather(self.order_OD, self._order(sequences))
+        if self.age_AD is not None:
+            x_PD = x_PD + gather(self.age_AD, self._age(sequences, batch))
+        return x_PD
+
+    def _order(self, sequences: Sequences) -> Tensor:
+        newest_P = sequences.offsets_S1[1:][segment_of_row(sequences.offsets_S1)] - 1
+        place_P = torch.arange(newest_P.shape[0], device=newest_P.device)
+        return (newest_P - place_P).clamp_(max=self.settings.orders - 1)
+
+    def _age(self, sequences: Sequences, batch: Batch) -> Tensor:
+        time_P = batch.event_time[sequences.position_P]
+        newest_P = sequences.offsets_S1[1:][segment_of_row(sequences.offsets_S1)] - 1
+        seconds_P = torch.div(time_P[newest_P] - time_P, self.ticks_per_second, rounding_mode="floor")
+        return time_bucket(seconds_P, self.settings.ages)
+
+    def axes(self, event: Layout) -> dict[str, Axes]:
+        """event: what an event's vector is made of."""
+        return {"first.weight": (None, event)}
+
+    def flops(self, rows: int) -> int:
+        """rows: distinct event vectors."""
+        event_width, width = self.widths
+        return 2 * rows * width * (event_width + width)
