@@ -250,7 +250,7 @@ def test_a_save_too_long_for_a_stop_is_told(
 ) -> None:
     monkeypatch.setattr("ctr_rec.train.checkpoints.SECONDS_TO_STOP", 0.0)
     _fit_alone(override(often, ["train.max_steps=2"]), tmp_path)
-    assert re.search(r"the save of step 1 took 0 s in the background: launchers kill a job", capfd.readouterr().err)
+    assert re.search(r"the save of step 1 took \d+ s in the background: launchers kill a job", capfd.readouterr().err)
 
 
 def test_synchronous_and_asynchronous_saves_write_the_same_bytes(often: Run, tmp_path: Path) -> None:
