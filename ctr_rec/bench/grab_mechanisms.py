@@ -1,6 +1,7 @@
 """GRAB's mechanisms: each planted effect of the synthetic log that one of them can see, with it and without it.
 
-As in mechanisms.py. A user of the synthetic log has no profile, so nothing is planted for profile tokens to see.
+As in mechanisms.py. Profile tokens are shown where full tokens hold no profile and no token an action, so that nothing
+else tells which way a user leans.
 """
 
 from __future__ import annotations
