@@ -179,7 +179,7 @@ def mechanisms() -> list[Mechanism]:
         ),
         Mechanism(
             "profile",
-            10.0,
+            15.0,
             "DIN",
             "use_profile",
             Arm(_din(False, use_order=True), recent),

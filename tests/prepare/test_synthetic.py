@@ -186,10 +186,10 @@ def test_users_lean_as_their_feature_says(tmp_path: Path) -> None:
     assert manifest.data_schema == log_schema(LEANING)
     users = pl.read_parquet(tmp_path / "log" / "users" / "part-00000.parquet")
     vocabulary = pl.read_parquet(tmp_path / "log" / "vocabulary" / "leaning.parquet")
-    number = dict(vocabulary.select(pl.col("row"), pl.col("id").cast(pl.Int64)).iter_rows())
-    leaning = make_world(LEANING).leaning
-    assert [number[row] for row in users["leaning"]] == leaning[users["user_id"].to_numpy()].tolist()
-    assert set(leaning.tolist()) == {-1, 1}
+    name = dict(vocabulary.select("row", "id").iter_rows())
+    leaning = make_world(LEANING).leaning[users["user_id"].to_numpy()].tolist()
+    assert [{"towards": 1.0, "away": -0.5}[name[row]] for row in users["leaning"]] == leaning
+    assert set(leaning) == {1.0, -0.5}
 
 
 def test_a_log_whose_users_do_not_lean_is_written_without_them(tmp_path: Path) -> None:
