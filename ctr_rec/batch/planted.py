@@ -14,8 +14,12 @@ group, blurred by `spread`), c_i its content vector and the newest event last, t
     channel      x_i . (faded mean over searches - faded mean over shown items)
     time_of_day  cos of the angle between the hour of the request and the hour at which the candidate's group peaks
     popularity   a normal number per item
+    profile      the user's leaning, 1 or -1/2, times x_i . (faded mean of x_j over shown items)
 
 and x_i . x_j stands for itself minus 1 / groups, its mean over items, so that an effect alone leaves the rate alone.
+The leaning is the log's one user feature, which logs without its effect lack. Half the users have either, and what
+they are shown does not depend on it: where no event says its action, only the feature tells. Its mean is not 0, since
+a sign alone would have to be found at once with the likeness it turns.
 
 Legend: U users, n of them active, C candidates of a request, I items, G groups, D width of a vector.
 """
@@ -40,6 +44,7 @@ SHOWN = (SKIP, CLICK, LIKE)
 END = 1_735_689_600  # 2025-01-01T00:00Z; every log ends here, so that one split in time fits all of them
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 _LONGEST = 10  # times requests_per_user: a user with more requests is cut
+LEANINGS = (1.0, -0.5)  # towards what was shown, and away from it
 NEVER = np.iinfo(np.int64).max
 
 
@@ -55,6 +60,7 @@ class Effects(Config):
     channel: float = 0.0
     time_of_day: float = 0.0
     popularity: float = 0.0
+    profile: float = 0.0
 
 
 ALL_EFFECTS = Effects(
@@ -139,13 +145,15 @@ class SyntheticConfig(Config):
 
 @dataclass(frozen=True)
 class World:
-    """Items as the seed makes them. taste: [I, G], content: [I, D], peak: hour per group [G]."""
+    """Items and users as the seed makes them. taste: [I, G], content: [I, D], peak: hour per group [G], leaning: of all
+    users of the log."""
 
     group: Int64
     taste: Float64
     content: Float64
     popularity: Float64
     peak: Float64
+    leaning: Float64
 
 
 def make_world(config: SyntheticConfig) -> World:
@@ -162,6 +170,8 @@ def make_world(config: SyntheticConfig) -> World:
         content=content.astype(np.float32).astype(np.float64),  # as the log stores it
         popularity=rng.normal(size=config.items),
         peak=rng.uniform(0, 24, config.groups),
+        # Drawn apart: the effect came later, and logs without it stay what they were.
+        leaning=np.random.default_rng([config.seed, 2]).choice(LEANINGS, config.users),
     )
 
 
@@ -170,6 +180,7 @@ class Trace:
     """A faded sum of past events' vectors: state <- keep state + weight[action] x, at events whose weight is not 0.
 
     tau: seconds in which the state falls to 1/e by itself, None for never. offset: subtracted from every dot product.
+    leans: the effect is times the user's leaning.
     """
 
     strength: float
@@ -178,6 +189,7 @@ class Trace:
     keep: float = 1.0
     tau: float | None = None
     offset: float = 0.0
+    leans: bool = False
 
 
 def _weights(**by_action: float) -> Float64:
@@ -200,6 +212,7 @@ def planted_traces(config: SyntheticConfig, world: World) -> list[Trace]:
         Trace(effects.content, world.content, _weights(**shown), fade),
         Trace(effects.channel, taste, _weights(search=new), fade, offset=mean),
         Trace(-effects.channel, taste, _weights(**shown), fade, offset=mean),
+        Trace(effects.profile, taste, _weights(**shown), fade, offset=mean, leans=True),
     ]
     return [trace for trace in found if trace.strength]
 
@@ -240,8 +253,10 @@ class _TraceState:
 class History:
     """What the effects need of the visible history of U users, and the events that are not visible yet."""
 
-    def __init__(self, config: SyntheticConfig, world: World, users: int) -> None:
+    def __init__(self, config: SyntheticConfig, world: World, user_U: Int64) -> None:
+        users = len(user_U)
         self._config, self._world = config, world
+        self._leaning = world.leaning[user_U]
         self._traces = [_TraceState(trace, users) for trace in planted_traces(config, world)]
         self._last = np.full((users, config.nth), -1, np.int64)  # newest first
         self._known = np.zeros((users, 0), np.int64)
@@ -281,7 +296,8 @@ class History:
         config, world, effects = self._config, self._world, self._config.effects
         logit = np.full(item_UC.shape, config.bias)
         for state in self._traces:
-            logit += state.effect(item_UC, request_time)
+            effect = state.effect(item_UC, request_time)
+            logit += self._leaning[: len(item_UC), None] * effect if state.trace.leans else effect
         if effects.position:
             nth = self._last[: len(item_UC), -1]
             match = np.einsum("ud,ucd->uc", world.taste[nth], world.taste[item_UC]) - 1 / config.groups

@@ -67,7 +67,7 @@ def _simulate(config: SyntheticConfig, world: World, rng: np.random.Generator, f
     requests = -np.sort(-requests)  # the users still active are then a prefix
     user = first + rng.permutation(count)
     time_UK, inside_UK = _request_times(config, rng, requests)
-    history, out = History(config, world, count), list[Events]()
+    history, out = History(config, world, user), list[Events]()
     item_UF, time_UF = _follows(config, world, rng, time_UK[:, 0])
     history.add(item_UF, np.full(item_UF.shape, FOLLOW), time_UF)
     out.append(_events(user, item_UF, time_UF, np.full(item_UF.shape, FOLLOW)))

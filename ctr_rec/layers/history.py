@@ -19,6 +19,8 @@ from ctr_rec.ops.jagged import gather
 from ctr_rec.schema.log import Known
 from ctr_rec.schema.table import SparseSpec
 
+ACTION_STD = 0.02
+
 
 @dataclass(frozen=True)
 class EventVectors:
@@ -38,10 +40,11 @@ class EventEncoder(nn.Module):
     A sum of maps is one map of the concatenation, so nothing is lost, and each part is made once per distinct value:
     the item's once per item, and without event features the whole once per distinct (item, action).
 
-    use_action: off, an event does not say what the user did with it (an ablation).
+    use_action: off, an event does not say what the user did with it (an ablation). action_std: deviation of the action
+    embeddings at the start.
     """
 
-    def __init__(self, spec: SparseSpec, item_width: int, use_action: bool) -> None:
+    def __init__(self, spec: SparseSpec, item_width: int, use_action: bool, action_std: float = ACTION_STD) -> None:
         super().__init__()
         self.features = spec.event
         self.num_actions = spec.num_actions
@@ -51,7 +54,7 @@ class EventEncoder(nn.Module):
         self.project = nn.Linear(self._feature_width, item_width, bias=False) if self._feature_width else None
         self.action = nn.Embedding(spec.num_actions, item_width) if use_action else None
         if self.action is not None:
-            nn.init.normal_(self.action.weight, std=0.02)
+            nn.init.normal_(self.action.weight, std=action_std)
 
     def forward(self, item_MD: Tensor, embedded: Embedded, batch: Batch) -> EventVectors:
         if self.project is None:

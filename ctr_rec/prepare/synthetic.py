@@ -1,7 +1,8 @@
 """The synthetic log as raw files, as a prepared log, and the best metrics that any model can reach on it.
 
-A raw folder holds `config.json`, `events.parquet`, `items.parquet` and `truth.parquet`: the click probability of every
-impression by (user_id, item_id, time). The truth also lies beside the prepared log, in a file that no reader opens.
+A raw folder holds `config.json`, `events.parquet`, `items.parquet`, `users.parquet` where users have a feature, and
+`truth.parquet`: the click probability of every impression by (user_id, item_id, time). The truth also lies beside the
+prepared log, in a file that no reader opens.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ from ctr_rec.prepare.write import write_table
 from ctr_rec.schema.log import Feature, Kind, LogSchema, Side, Split, Vocabulary
 from ctr_rec.schema.manifest import SPLITS, LogManifest, load_manifest
 
-CONFIG, EVENTS, ITEMS, TRUTH = "config.json", "events.parquet", "items.parquet", "truth.parquet"
+CONFIG, EVENTS, TRUTH = "config.json", "events.parquet", "truth.parquet"
+ITEMS, USERS = "items.parquet", "users.parquet"
 LABEL = "clicked"
 # The last four days: two to validate on, two to test on. With 20 days that is 80, 10 and 10 per cent.
 SPLIT = Split(train_end=END - 4 * DAY - 1, valid_end=END - 2 * DAY - 1)
 
 
 def log_schema(config: SyntheticConfig) -> LogSchema:
-    """What the columns mean. An item has an id, a group and a content vector; a user has a history and no profile."""
+    """What the columns mean. An item has an id, a group and a content vector; a user has a history, and a leaning in
+    logs that plant its effect."""
+    leaning = Feature(name="leaning", kind=Kind.CATEGORY, side=Side.USER, table="leaning")
+    user = (leaning,) if config.effects.profile else ()
     return LogSchema(
         name="synthetic",
         action_delay=config.action_delay,
@@ -47,8 +52,9 @@ def log_schema(config: SyntheticConfig) -> LogSchema:
             Feature(name="item", kind=Kind.CATEGORY, side=Side.ITEM, table="item"),
             Feature(name="group", kind=Kind.CATEGORY, side=Side.ITEM, table="group"),
             Feature(name="content", kind=Kind.VECTOR, side=Side.ITEM, dim=config.content_dim),
+            *user,
         ),
-        vocabularies=(Vocabulary(table="item"), Vocabulary(table="group")),
+        vocabularies=tuple(Vocabulary(table=table) for table in ("item", "group", *(f.name for f in user))),
     )
 
 
@@ -56,7 +62,8 @@ def write_raw(config: SyntheticConfig, folder: Path) -> RawLog:
     """Generates the raw files in `folder`, unless those of the same config are there. Memory: one chunk of users."""
     stamp = folder / CONFIG
     text = config.model_dump_json(indent=1) + "\n"
-    written = [folder / name for name in (EVENTS, ITEMS, TRUTH)]
+    sides = (ITEMS, USERS) if config.effects.profile else (ITEMS,)
+    written = [folder / name for name in (EVENTS, *sides, TRUTH)]
     if not (all(p.is_file() for p in written) and stamp.is_file() and stamp.read_text(encoding="utf-8") == text):
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
@@ -64,8 +71,9 @@ def write_raw(config: SyntheticConfig, folder: Path) -> RawLog:
         stamp.write_text(text, encoding="utf-8")
     return RawLog(
         events=pl.scan_parquet(folder / EVENTS),
+        users=pl.scan_parquet(folder / USERS) if USERS in sides else None,
         items=pl.scan_parquet(folder / ITEMS),
-        sources=(stamp, folder / EVENTS, folder / ITEMS),
+        sources=(stamp, folder / EVENTS, *(folder / name for name in sides)),
         beside=(folder / TRUTH,),
     )
 
@@ -170,6 +178,9 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
         folder / ITEMS,
         pa.table({"item_id": number, "item": number, "group": pa.array(world.group), "content": vectors}),
     )
+    if config.effects.profile:
+        users = {"user_id": np.arange(config.users), "leaning": np.where(world.leaning > 0, "towards", "away")}
+        write_table(folder / USERS, pa.table({name: pa.array(values) for name, values in users.items()}))
     event_file: pq.ParquetWriter | None = None
     truth_file: pq.ParquetWriter | None = None
     try:

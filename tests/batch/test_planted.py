@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ctr_rec.batch.planted import Effects, SyntheticConfig, make_world, planted_traces
+from ctr_rec.batch.planted import (
+    CLICK,
+    LIKE,
+    SEARCH,
+    SKIP,
+    Effects,
+    History,
+    SyntheticConfig,
+    make_world,
+    planted_traces,
+)
 from ctr_rec.errors import ConfigError
 
 
@@ -16,6 +28,23 @@ def test_the_world_is_scaled_as_stated() -> None:
     dots = (world.content @ world.content.T)[np.triu_indices(600, 1)]
     assert abs(dots.mean()) < 0.02
     assert abs(dots.std() - 1) < 0.05
+
+
+def test_leaning_moves_nothing_else() -> None:
+    """Turned round, a user's leaning turns the sign of its effect, and the other effects stay."""
+    config = SyntheticConfig(users=500, items=12, effects=Effects(profile=2.0, popularity=1.0))
+    world = make_world(config)
+    turned = replace(world, leaning=-world.leaning)
+    assert abs(world.leaning.mean() - 0.25) < 0.15
+    item, now = np.tile(np.arange(12), (2, 1)), np.array([100, 100])
+    logit = []
+    for one in (world, turned):
+        history = History(config, one, np.array([7, 3]))
+        history.add(item[:, :4], np.tile([SKIP, CLICK, SEARCH, LIKE], (2, 1)), np.tile([1, 2, 3, 4], (2, 1)))
+        history.reach(now)
+        logit.append(history.logit(item, now) - config.bias - world.popularity)
+    np.testing.assert_allclose(logit[0], -logit[1], atol=1e-12)
+    assert np.abs(logit[0]).max() > 0.1
 
 
 def test_an_effect_that_is_off_costs_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctr_rec.bench.grab_mechanisms import grab_mechanisms
+from ctr_rec.models.grab.config import ActionRole
 from ctr_rec.models.grab.tower import GRABConfig
 
 
@@ -17,6 +18,7 @@ def test_each_effect_stands_alone() -> None:
         "time_gap",
         "action_kind",
         "channel",
+        "profile",
         "long_term",
         "time_of_day",
     }
@@ -30,3 +32,12 @@ def test_both_arms_train_alike_and_differ_in_one_setting_of_the_tower() -> None:
         a, b = on.tower.model_dump(), off.tower.model_dump()
         changed = [name for name in a if a[name] != b[name]]
         assert len(changed) == 1, (mechanism.effect, mechanism.switch, changed)
+
+
+def test_only_a_profile_token_can_tell_a_users_leaning() -> None:
+    (mechanism,) = (m for m in grab_mechanisms() if m.effect == "profile")
+    for arm, has_tokens in ((mechanism.on, True), (mechanism.off, False)):
+        assert isinstance(arm.tower, GRABConfig)
+        assert arm.tower.profile_tokens == has_tokens
+        assert not arm.tower.context.use_profile
+        assert arm.tower.action is ActionRole.NEITHER, "what a user clicked says how it leans"

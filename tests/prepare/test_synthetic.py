@@ -13,7 +13,17 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ctr_rec.batch.planted import CLICK, FOLLOW, LIKE, SEARCH, SHOWN, SyntheticConfig, World, make_world
+from ctr_rec.batch.planted import (
+    ALL_EFFECTS,
+    CLICK,
+    FOLLOW,
+    LIKE,
+    SEARCH,
+    SHOWN,
+    SyntheticConfig,
+    World,
+    make_world,
+)
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.metrics.ranking import auc
 from ctr_rec.prepare import synthetic
@@ -25,6 +35,8 @@ CONFIG = SyntheticConfig(users=40, items=30, requests_per_user=6)
 LATE = CONFIG.model_copy(update={"dwell": 40, "interleave": 0.7, "action_delay": 90, "seed": 5, "nth": 2})
 # A request begins at the very moment at which an event of the one before becomes known: it must not see it.
 TIED = LATE.model_copy(update={"action_delay": 21})
+# Late too, and each user leans one way.
+LEANING = LATE.model_copy(update={"effects": ALL_EFFECTS.model_copy(update={"profile": 2.0})})
 
 
 class Past(NamedTuple):
@@ -35,7 +47,7 @@ class Past(NamedTuple):
     time: int
 
 
-def naive_logit(config: SyntheticConfig, world: World, past: list[Past], item: int, now: int) -> float:
+def naive_logit(config: SyntheticConfig, world: World, user: int, past: list[Past], item: int, now: int) -> float:
     """The formulas of batch/planted.py, one event after the other. past: oldest first."""
 
     def taste(other: int) -> float:
@@ -55,25 +67,30 @@ def naive_logit(config: SyntheticConfig, world: World, past: list[Past], item: i
     logit += e.position * taste(past[-config.nth].item) if len(past) >= config.nth else 0
     logit += e.content * faded(SHOWN, lambda p: float(world.content[item] @ world.content[p.item]))
     logit += e.channel * (faded((SEARCH,), lambda p: taste(p.item)) - faded(SHOWN, lambda p: taste(p.item)))
+    logit += e.profile * world.leaning[user] * faded(SHOWN, lambda p: taste(p.item))
     logit += e.time_of_day * math.cos((hour - world.peak[world.group[item]]) * math.pi / 12)
     return logit + e.popularity * world.popularity[item]
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, LATE, TIED], ids=["at once", "late and interleaved", "known at the request"]
+    "config",
+    [CONFIG, LATE, TIED, LEANING],
+    ids=["at once", "late and interleaved", "known at the request", "leaning"],
 )
 def test_probabilities_are_what_the_visible_history_says(config: SyntheticConfig, tmp_path: Path) -> None:
     write_log(config, tmp_path / "raw", tmp_path / "log")
     world = make_world(config)
     raw_item = pl.read_parquet(tmp_path / "log" / "items" / "items.parquet")["item_id"].to_list()
     expected = []
-    for row in pl.read_parquet(tmp_path / "log" / "events" / "part-00000.parquet").iter_rows(named=True):
+    users = pl.read_parquet(tmp_path / "log" / "users" / "part-00000.parquet", columns=["user", "user_id"])
+    stored = pl.read_parquet(tmp_path / "log" / "events" / "part-00000.parquet")
+    for row in stored.join(users, on="user", maintain_order="left").iter_rows(named=True):
         events = [Past(raw_item[i], a, t) for i, a, t in zip(row["item"], row["action"], row["time"], strict=True)]
         for position, event in enumerate(events):
             if row["impression"][position]:
                 request_time = row["request_time"][position]
                 past = [e for e in events if e.time + config.action_delay < request_time]
-                expected.append(naive_logit(config, world, past, event.item, request_time))
+                expected.append(naive_logit(config, world, row["user_id"], past, event.item, request_time))
     p = true_probabilities(tmp_path / "log")["p"].to_numpy()
     assert len(p) > 500
     np.testing.assert_allclose(np.log(p / (1 - p)), expected, rtol=1e-9, atol=1e-9)
@@ -161,3 +178,24 @@ def test_a_log_without_truth_says_so(tmp_path: Path) -> None:
 
 def test_features_do_not_tell_the_truth() -> None:
     assert [f.name for f in log_schema(CONFIG).features] == ["item", "group", "content"]
+    assert [f.name for f in log_schema(LEANING).features] == ["item", "group", "content", "leaning"]
+
+
+def test_users_lean_as_their_feature_says(tmp_path: Path) -> None:
+    manifest = write_log(LEANING, tmp_path / "raw", tmp_path / "log")
+    assert manifest.data_schema == log_schema(LEANING)
+    users = pl.read_parquet(tmp_path / "log" / "users" / "part-00000.parquet")
+    vocabulary = pl.read_parquet(tmp_path / "log" / "vocabulary" / "leaning.parquet")
+    name = dict(vocabulary.select("row", "id").iter_rows())
+    leaning = make_world(LEANING).leaning[users["user_id"].to_numpy()].tolist()
+    assert [{"towards": 1.0, "away": -0.5}[name[row]] for row in users["leaning"]] == leaning
+    assert set(leaning) == {1.0, -0.5}
+
+
+def test_a_log_whose_users_do_not_lean_is_written_without_them(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_log(CONFIG, raw, tmp_path / "log")
+    assert sorted(p.name for p in raw.iterdir()) == ["config.json", "events.parquet", "items.parquet", TRUTH]
+    write_log(LEANING, raw, tmp_path / "log2")
+    (raw / "users.parquet").unlink()
+    assert read_raw(raw)[1].users is not None, "made again where one of its files is missing"

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ctr_rec.config import Config
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.context import ContextSettings
+from ctr_rec.layers.history import ACTION_STD
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.time import AGES
 from ctr_rec.models.tower import Filling, TowerConfig
@@ -76,10 +77,12 @@ class GRABSettings(TowerConfig):
     seconds. attention: the backend that computes it, see ops/prefix_attention/choose.py; scores are the same.
     shared_tokenizer: item map and gated half are one for both views (the paper has one dense tokenizer), so
     that a candidate and an event of the same item are alike. start_alike: query maps begin as copies of key maps, so
-    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. mlp: between
-    the channels' target vectors and the head; None is the paper's linear head. profile_tokens: each profile feature is
-    a token at the head of the user's segment too, see profile.py; `context.use_profile` says apart from that whether
-    full tokens hold the profile as fields.
+    that attention begins as likeness of tokens [ours]: without it, it comes out of a plateau epochs later. action_std:
+    deviation of action embeddings at the start, in tokens and in the bias [ours]; where an event's action and its
+    item's likeness count as a product, each is learnt as fast as the other is large, so that two small ones are slow.
+    mlp: between the channels' target vectors and the head; None is the paper's linear head. profile_tokens: each
+    profile feature is a token at the head of the user's segment too, see profile.py; `context.use_profile` says apart
+    from that whether full tokens hold the profile as fields.
     """
 
     filling: ClassVar[Filling] = Filling.PACKED
@@ -101,6 +104,7 @@ class GRABSettings(TowerConfig):
     ages: int = Field(default=AGES, ge=1)
     shared_tokenizer: bool = False
     start_alike: bool = False
+    action_std: float = Field(default=ACTION_STD, gt=0)
     attention: Backend = "auto"
     dropout: float = Field(default=0.1, ge=0, lt=1)
     context: ContextSettings = Field(default_factory=ContextSettings)

@@ -44,7 +44,8 @@ class GRABLayer(nn.Module):
         self.out = nn.Linear(inner, config.width)
         self.position_PE = _codes(behaviours.window + 1, config.head_width) if config.use_position else None
         self.time_BE = _codes(config.ages, config.head_width) if config.use_time else None
-        self.action_AE = _codes(num_actions + 1, config.head_width) if config.bias_says_action else None
+        actions = num_actions + 1
+        self.action_AE = _codes(actions, config.head_width, config.action_std) if config.bias_says_action else None
         self.attention_norm, self.ffn_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = nn.Sequential(nn.Linear(config.width, config.ffn), nn.GELU(), nn.Linear(config.ffn, config.width))
@@ -136,8 +137,8 @@ class GRABLayer(nn.Module):
         return self.ffn_norm(x + self.dropout(self.ffn(x)))
 
 
-def _codes(rows: int, width: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(rows, width) * _CODE_STD)
+def _codes(rows: int, width: int, std: float = _CODE_STD) -> nn.Parameter:
+    return nn.Parameter(torch.randn(rows, width) * std)
 
 
 class TargetMix(nn.Module):

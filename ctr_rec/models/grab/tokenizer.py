@@ -61,7 +61,7 @@ class Tokenizer(nn.Module):
         if self.views is not Views.FULL:
             self.partial_item = nn.Linear(self.item_width, self.first)
             self.partial = GateMLP(config.width, config.width)
-        self.events = EventEncoder(spec, self.first, config.token_says_action)
+        self.events = EventEncoder(spec, self.first, config.token_says_action, config.action_std)
         self.full_context = None
         if self.context is not None:
             self.full_context = nn.Linear(self.context.width, self.first, bias=False) if self.context.width else None

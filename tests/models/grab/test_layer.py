@@ -168,3 +168,13 @@ def test_alike_at_the_start_a_query_is_its_tokens_key(name: str) -> None:
         compressed = x if layer.compress is None else layer.compress(x)
         key = layer.key_value(compressed).chunk(2, dim=-1)[0]
         assert torch.allclose(layer.query(x), key, atol=1e-6) == alike
+
+
+def test_action_codes_begin_with_the_deviation_asked_for() -> None:
+    for std in (0.02, 0.5):
+        config = GRABConfig(width=6, head_width=64, action=ActionRole.BIAS, action_std=std)
+        layer = GRABLayer(config, Behaviours(), num_actions=40)
+        assert layer.action_AE is not None
+        assert layer.position_PE is not None
+        assert layer.action_AE.std().item() == pytest.approx(std, rel=0.1)
+        assert layer.position_PE.std().item() == pytest.approx(0.02, rel=0.1), "the other codes stay small"

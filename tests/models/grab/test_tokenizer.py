@@ -143,3 +143,11 @@ def test_a_shared_tokenizer_makes_one_token_of_an_item_whichever_view_it_is_in()
     assert (partial[batch.impression_event] != full).any(-1).all()
     count = [sum(p.numel() for p in each.parameters()) for each in (shared, apart)]
     assert count[0] < count[1]
+
+
+def test_action_embeddings_begin_with_the_deviation_asked_for() -> None:
+    many = SPEC.model_copy(update={"num_actions": 40})
+    for std in (0.02, 0.5):
+        action = Tokenizer(many, GRABConfig(width=32, action_std=std)).events.action
+        assert action is not None
+        assert action.weight.std().item() == pytest.approx(std, rel=0.1)
