@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctr_rec.batch.planted import ACTIONS, CLICK, DAY, END, LIKE, SyntheticConfig, make_world
+from ctr_rec.batch.planted_content import stored_content
 from ctr_rec.batch.synthetic import Events, chunks
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError, DataError
@@ -37,7 +38,9 @@ SPLIT = Split(train_end=END - 4 * DAY - 1, valid_end=END - 2 * DAY - 1)
 
 
 def log_schema(config: SyntheticConfig) -> LogSchema:
-    """What the columns mean. An item has an id, a group and a content vector; a user has a history and no profile."""
+    """What the columns mean. An item has an id, a group and a content vector; a user has a history and no profile; a
+    request and every past event has a scene, where the log has scenes."""
+    scene = (Feature(name="scene", kind=Kind.CATEGORY, side=Side.EVENT, table="scene"),) if config.scenes else ()
     return LogSchema(
         name="synthetic",
         action_delay=config.action_delay,
@@ -47,8 +50,9 @@ def log_schema(config: SyntheticConfig) -> LogSchema:
             Feature(name="item", kind=Kind.CATEGORY, side=Side.ITEM, table="item"),
             Feature(name="group", kind=Kind.CATEGORY, side=Side.ITEM, table="group"),
             Feature(name="content", kind=Kind.VECTOR, side=Side.ITEM, dim=config.content_dim),
+            *scene,
         ),
-        vocabularies=(Vocabulary(table="item"), Vocabulary(table="group")),
+        vocabularies=tuple(Vocabulary(table=name) for name in ("item", "group", *(f.name for f in scene))),
     )
 
 
@@ -79,10 +83,15 @@ def read_raw(raw: Path) -> tuple[SyntheticConfig, RawLog]:
     Raises:
         ConfigError: the file is no JSON of a `SyntheticConfig`, or asks for something impossible.
     """
+    config = read_settings(raw)
+    return config, write_raw(config, raw if raw.is_dir() else _passing_folder())
+
+
+def read_settings(raw: Path) -> SyntheticConfig:
+    """The settings alone. Parameter and errors: see `read_raw`."""
     source = raw / CONFIG if raw.is_dir() else raw
     text = source.read_text(encoding="utf-8") if source.is_file() else "{}"
-    config = from_json(SyntheticConfig, text, str(source))
-    return config, write_raw(config, raw if raw.is_dir() else _passing_folder())
+    return from_json(SyntheticConfig, text, str(source))
 
 
 def _passing_folder() -> Path:
@@ -162,9 +171,8 @@ def _impressions(log: str, manifest: LogManifest, split: str | None) -> pl.DataF
 
 def _generate(config: SyntheticConfig, folder: Path) -> None:
     world = make_world(config)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(world.content.astype(np.float32).reshape(-1)), config.content_dim
-    )
+    content = stored_content(config, config.seed, world.content).astype(np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(content.reshape(-1)), config.content_dim)
     number = pa.array(np.arange(config.items))
     write_table(
         folder / ITEMS,
@@ -174,7 +182,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
     truth_file: pq.ParquetWriter | None = None
     try:
         for chunk in chunks(config):
-            events, truth = _tables(chunk)
+            events, truth = _tables(chunk, config.scenes > 0)
             event_file = event_file or pq.ParquetWriter(folder / EVENTS, events.schema, compression="zstd")
             truth_file = truth_file or pq.ParquetWriter(folder / TRUTH, truth.schema, compression="zstd")
             event_file.write_table(events)
@@ -185,7 +193,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
                 file.close()
 
 
-def _tables(chunk: Events) -> tuple[pa.Table, pa.Table]:
+def _tables(chunk: Events, scenes: bool) -> tuple[pa.Table, pa.Table]:
     shown = chunk.request >= 0
     events = {
         "user_id": pa.array(chunk.user),
@@ -196,5 +204,6 @@ def _tables(chunk: Events) -> tuple[pa.Table, pa.Table]:
         "action": pa.array(chunk.action.astype(np.int16)),
         f"label_{LABEL}": pa.array(np.isin(chunk.action, (CLICK, LIKE)).astype(np.int8), mask=~shown),
     }
+    events |= {"scene": pa.array(chunk.scene)} if scenes else {}
     truth = {"user_id": chunk.user[shown], "item_id": chunk.item[shown], "time": chunk.time[shown], "p": chunk.p[shown]}
     return pa.table(events), pa.table({name: pa.array(values) for name, values in truth.items()})
