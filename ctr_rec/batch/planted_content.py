@@ -59,7 +59,7 @@ class ContentSettings(Config):
 
     clusters: int = Field(default=0, ge=0)
     per_family: int = Field(default=1, ge=1)
-    content_noise: float = Field(default=0.3, ge=0, le=0.5)
+    content_noise: float = Field(default=0.2, ge=0, le=0.5)
     content: Literal["own", "shuffled"] = "own"
     recent: int = Field(default=50, ge=2)
     enough: int = Field(default=5, ge=1)
