@@ -7,9 +7,9 @@ ones before them, i the candidate, x_i its taste vector, G the number of groups,
 even or odd group, less the mean over groups. The effects, each times its strength, are
 
     lifelong_taste     min(n, enough) / enough - 1/2 with n the events of F alike i; 0 while F is empty
-    content_interest   [log(1 + a) - log(1 + |R| p_a)] - [log(1 + b) - log(1 + |R| p_b)] with b events of R alike i, a of
-                       another cluster of its family, and p_b, p_a the shares of such items: what it is near to draws,
-                       what is seen already bores; a function of the histogram of cosines
+    content_interest   [log(1 + a) - log(1 + |R| p_a)] - [log(1 + b) - log(1 + |R| p_b)] with b events of R alike i, a
+                       of another cluster of its family, and p_b, p_a the shares of such items: a near event draws,
+                       one that is alike bores; a function of the histogram of cosines
     neighbour_context  sum over pairs j, k of R, j not k, alike each other, of (x_i . x_j - 1/G) s_k / sqrt(recent)
     token_interaction  sum over j of R of (x_i . x_j - 1/G) (scenes [scene of j is the request's] - 1) / sqrt(recent)
 

@@ -89,7 +89,7 @@ def test_every_effect_has_a_switch() -> None:
     p = still.p[still.request >= 0]
     assert p.min() == p.max()
     for name in Effects.model_fields:
-        world = {"clusters": 6, "per_family": 2, "content_dim": 12, "scenes": 2, "recent": 10, "onboarding": 20}
+        world = {"clusters": 6, "per_family": 2, "content_dim": 12, "scenes": 2, "recent": 10, "enough": 8}
         alike = world if name in ContentEffects.model_fields else {}
         events = whole(SMALL.model_copy(update={"effects": Effects(**{name: 2.0}), **alike}))
         logit = np.log(events.p / (1 - events.p))[events.request >= 0]

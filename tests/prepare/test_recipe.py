@@ -49,8 +49,8 @@ def test_splits_by_name_or_ends(tmp_path: Path) -> None:
 
 
 def test_a_raw_log_may_decide_the_schema(tmp_path: Path) -> None:
-    told = "def schema_of(raw):\n    return LogSchema(name=raw.name, actions=('no', 'yes'), labels=('click',))\n"
-    recipe = load_data_recipe(folder(tmp_path, build="from ctr_rec.schema.log import LogSchema\n" + BUILD + told))
+    told = SCHEMA.replace("SCHEMA = ", "def schema_of(raw):\n    return ").replace("name='x'", "name=raw.name")
+    recipe = load_data_recipe(folder(tmp_path, build=told + BUILD))
     assert recipe.schema.name == "x"
     assert recipe.of_raw(Path("other")).schema.name == "other"
     assert recipe.of_raw(Path("other")).split() == recipe.split()
