@@ -20,6 +20,7 @@ and x_i . x_j stands for itself minus 1 / groups, its mean over items, so that a
 The leaning is the log's one user feature, which logs without its effect lack. Half the users have either, and what
 they are shown does not depend on it: where no event says its action, only the feature tells. Its mean is not 0, since
 a sign alone would have to be found at once with the likeness it turns.
+Four more depend on which events have alike content, or the same scene: see planted_content.py.
 
 Legend: U users, n of them active, C candidates of a request, I items, G groups, D width of a vector.
 """
@@ -32,7 +33,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ctr_rec.config import Config
+from ctr_rec.batch.planted_content import (
+    Clusters,
+    ContentEffects,
+    ContentSettings,
+    check_content,
+    content_history,
+    make_clusters,
+)
 from ctr_rec.errors import ConfigError
 
 Int64 = npt.NDArray[np.int64]
@@ -48,8 +56,9 @@ LEANINGS = (1.0, -0.5)  # towards what was shown, and away from it
 NEVER = np.iinfo(np.int64).max
 
 
-class Effects(Config):
-    """Strength of each planted effect, in units of logit; 0 is off. See the module for their formulas."""
+class Effects(ContentEffects):
+    """Strength of each planted effect, in units of logit; 0 is off. See the module, and planted_content.py for those
+    that are inherited."""
 
     long_term: float = 0.0
     drift: float = 0.0
@@ -76,7 +85,7 @@ ALL_EFFECTS = Effects(
 )
 
 
-class SyntheticConfig(Config):
+class SyntheticConfig(ContentSettings):
     """A whole log. Sizes first, then how users behave, then what moves their clicks.
 
     requests_per_user: median; requests_sigma: of their log-normal spread, 0 gives every user the same number.
@@ -85,7 +94,7 @@ class SyntheticConfig(Config):
     shows some more often. spread: noise in an item's taste vector against its group's. dwell: seconds between the
     impressions of one request. interleave: share of every second request that begins while the one before goes on.
     action_delay: seconds until an event is known. fade: what is left of an event's weight after each newer one.
-    tau_hours: of time_gap. nth: 1 is the last event.
+    tau_hours: of time_gap. nth: 1 is the last event. What is inherited makes content alike.
     """
 
     seed: int = Field(default=1, ge=0)
@@ -125,6 +134,9 @@ class SyntheticConfig(Config):
             )
         if self.effects.long_term and not self.onboarding:
             raise ConfigError("synthetic log: effects.long_term reads follows, expected onboarding >= 1, got 0")
+        if self.episode and not self.onboarding:
+            raise ConfigError("synthetic log: episode arranges follows, expected onboarding >= 1, got 0")
+        check_content(self, self.effects, self.items, self.content_dim)
         if self.most_requests * self.room > 0.4 * self.days * DAY:
             raise ConfigError(
                 f"synthetic log: up to {self.most_requests} requests of {self.room} s do not fit into {self.days} "
@@ -154,24 +166,31 @@ class World:
     popularity: Float64
     peak: Float64
     leaning: Float64
+    clusters: Clusters
 
 
 def make_world(config: SyntheticConfig) -> World:
-    """Taste vectors have length 1; content vectors of different items have dot products of deviation 1."""
+    """Taste vectors have length 1; content vectors have it too where they come in clusters, and else those of different
+    items have dot products of deviation 1."""
     rng = np.random.default_rng([config.seed, 0])
     group = rng.permutation(np.arange(config.items) % config.groups)
     noise = rng.normal(size=(config.items, config.groups)) * config.spread / np.sqrt(config.groups)
     taste = np.eye(config.groups)[group] + noise
     content = rng.normal(size=(config.items, config.content_dim))
     content *= config.content_dim**0.25 / np.linalg.norm(content, axis=1, keepdims=True)
+    none = np.zeros(config.items, np.int64)
+    clusters, content = Clusters(none, none), content.astype(np.float32).astype(np.float64)  # as the log stores it
+    if config.clusters:
+        clusters, content = make_clusters(config, config.seed, config.items, config.content_dim)
     return World(
         group=group,
         taste=taste / np.linalg.norm(taste, axis=1, keepdims=True),
-        content=content.astype(np.float32).astype(np.float64),  # as the log stores it
+        content=content,
         popularity=rng.normal(size=config.items),
         peak=rng.uniform(0, 24, config.groups),
         # Drawn apart: the effect came later, and logs without it stay what they were.
         leaning=np.random.default_rng([config.seed, 2]).choice(LEANINGS, config.users),
+        clusters=clusters,
     )
 
 
@@ -258,40 +277,46 @@ class History:
         self._config, self._world = config, world
         self._leaning = world.leaning[user_U]
         self._traces = [_TraceState(trace, users) for trace in planted_traces(config, world)]
+        self._alike = content_history(config, config.effects, world.clusters, world.group, world.taste, users)
         self._last = np.full((users, config.nth), -1, np.int64)  # newest first
         self._known = np.zeros((users, 0), np.int64)
         self._item = np.zeros((users, 0), np.int64)
         self._action = np.zeros((users, 0), np.int64)
+        self._scene = np.zeros((users, 0), np.int64)
 
-    def add(self, item: Int64, action: Int64, time: Int64) -> None:
+    def add(self, item: Int64, action: Int64, time: Int64, scene: Int64) -> None:
         """Events [n, k] of the first n users; a time of NEVER stands for none. Users beyond n are gone for good."""
         n = len(item)
         known = np.where(time == NEVER, NEVER, time + self._config.action_delay)
         self._known = np.concatenate([self._known[:n], known], axis=1)
         self._item = np.concatenate([self._item[:n], item], axis=1)
         self._action = np.concatenate([self._action[:n], action], axis=1)
+        self._scene = np.concatenate([self._scene[:n], scene], axis=1)
 
     def reach(self, request_time: Int64) -> None:
         """Makes visible what is known before the requests of the first n users, in the order of the stored log."""
         n = len(request_time)
         order = np.argsort(self._known[:n], axis=1, kind="stable")
-        known, item, action = (np.take_along_axis(a[:n], order, 1) for a in (self._known, self._item, self._action))
+        columns = (self._known, self._item, self._action, self._scene)
+        known, item, action, scene = (np.take_along_axis(a[:n], order, 1) for a in columns)
         visible = known < request_time[:, None]
         for column in range(int(visible.sum(axis=1).max(initial=0))):
             rows = np.flatnonzero(visible[:, column])
-            self._absorb(rows, item[rows, column], action[rows, column], known[rows, column])
+            self._absorb(rows, *(a[rows, column] for a in (item, action, known, scene)))
         known[visible] = NEVER
         waiting = (known != NEVER).any(axis=0)
-        self._known, self._item, self._action = known[:, waiting], item[:, waiting], action[:, waiting]
+        self._known, self._item, self._action, self._scene = (a[:, waiting] for a in (known, item, action, scene))
 
-    def _absorb(self, rows: Int64, item: Int64, action: Int64, known: Int64) -> None:
+    def _absorb(self, rows: Int64, item: Int64, action: Int64, known: Int64, scene: Int64) -> None:
         for state in self._traces:
             state.absorb(rows, item, action, known - self._config.action_delay)
         if self._config.effects.position:
             self._last[rows, 1:] = self._last[rows, :-1]
             self._last[rows, 0] = item
+        if self._alike is not None:
+            self._alike.absorb(rows, item, scene)
 
-    def logit(self, item_UC: Int64, request_time: Int64) -> Float64:
+    def logit(self, item_UC: Int64, request_time: Int64, scene: Int64) -> Float64:
         """[n, C] for the requests of the first n users."""
         config, world, effects = self._config, self._world, self._config.effects
         logit = np.full(item_UC.shape, config.bias)
@@ -307,4 +332,6 @@ class History:
             logit += effects.time_of_day * np.cos((hour - world.peak[world.group[item_UC]]) * (2 * np.pi / 24))
         if effects.popularity:
             logit += effects.popularity * world.popularity[item_UC]
+        if self._alike is not None:
+            logit += self._alike.logit(item_UC, scene)
         return logit

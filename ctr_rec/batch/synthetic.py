@@ -31,6 +31,7 @@ from ctr_rec.batch.planted import (
     World,
     make_world,
 )
+from ctr_rec.batch.planted_content import make_past
 
 SEARCH_LEAD = 30  # seconds between a search and the request it precedes
 CHUNK_USERS = 10_000  # simulated together; part of what the seed means
@@ -38,7 +39,8 @@ CHUNK_USERS = 10_000  # simulated together; part of what the seed means
 
 @dataclass(frozen=True)
 class Events:
-    """Events of some users, one array entry each. request is -1 and p is NaN where the event is no impression."""
+    """Events of some users, one array entry each. request is -1 and p is NaN where the event is no impression;
+    scene is 0 where the log has no scenes."""
 
     user: Int64
     item: Int64
@@ -46,6 +48,7 @@ class Events:
     request: Int64
     action: Int64
     p: Float64
+    scene: Int64
 
     def __len__(self) -> int:
         return len(self.user)
@@ -56,38 +59,41 @@ def chunks(config: SyntheticConfig) -> Iterator[Events]:
     world = make_world(config)
     for number, first in enumerate(range(0, config.users, CHUNK_USERS)):
         rng = np.random.default_rng([config.seed, 1, number])
-        yield _simulate(config, world, rng, first, min(CHUNK_USERS, config.users - first))
+        yield _simulate(config, world, rng, number, min(CHUNK_USERS, config.users - first))
 
 
-def _simulate(config: SyntheticConfig, world: World, rng: np.random.Generator, first: int, count: int) -> Events:
+def _simulate(config: SyntheticConfig, world: World, rng: np.random.Generator, number: int, count: int) -> Events:
     requests = np.full(count, config.requests_per_user)
     if config.requests_sigma:
         drawn = config.requests_per_user * np.exp(config.requests_sigma * rng.normal(size=count))
         requests = np.clip(np.rint(drawn), 1, config.most_requests).astype(np.int64)
     requests = -np.sort(-requests)  # the users still active are then a prefix
-    user = first + rng.permutation(count)
+    user = number * CHUNK_USERS + rng.permutation(count)
     time_UK, inside_UK = _request_times(config, rng, requests)
     history, out = History(config, world, user), list[Events]()
     item_UF, time_UF = _follows(config, world, rng, time_UK[:, 0])
-    history.add(item_UF, np.full(item_UF.shape, FOLLOW), time_UF)
-    out.append(_events(user, item_UF, time_UF, np.full(item_UF.shape, FOLLOW)))
+    past = make_past(config, world.clusters, (config.seed, number), item_UF.shape, time_UK.shape[1])
+    item_UF, scene_UF = item_UF if past.item_UF is None else past.item_UF, past.scene_UF
+    history.add(item_UF, np.full(item_UF.shape, FOLLOW), time_UF, scene_UF)
+    out.append(_events(user, item_UF, time_UF, np.full(item_UF.shape, FOLLOW), scene_UF))
     for step in range(int(requests[0])):
         n = int(np.searchsorted(-requests, -step, side="left"))
-        time = time_UK[:n, step]
+        time, scene = time_UK[:n, step], past.scene_UK[:n, step]
         item = rng.integers(0, config.items, (n, 1))
         searched = (rng.random(n) < config.search_share) & ~inside_UK[:n, step]
         at = np.where(searched, time - SEARCH_LEAD, NEVER)[:, None]
-        history.add(item, np.full((n, 1), SEARCH), at)
-        out.append(_events(user[:n], item, at, np.full((n, 1), SEARCH)))
+        history.add(item, np.full((n, 1), SEARCH), at, scene[:, None])
+        out.append(_events(user[:n], item, at, np.full((n, 1), SEARCH), scene[:, None]))
         history.reach(time)
         item_UC = _candidates(config, rng, n)
-        p_UC = 1 / (1 + np.exp(-history.logit(item_UC, time)))
+        p_UC = 1 / (1 + np.exp(-history.logit(item_UC, time, scene)))
         clicked, liked = rng.random((2, *p_UC.shape))
         action_UC = np.where(clicked < p_UC, np.where(liked < config.like_share, LIKE, CLICK), SKIP)
         time_UC = time[:, None] + config.dwell * np.arange(config.candidates)
-        history.add(item_UC, action_UC, time_UC)
+        scene_UC = np.repeat(scene[:, None], config.candidates, axis=1)
+        history.add(item_UC, action_UC, time_UC, scene_UC)
         request_UC = np.repeat(user[:n, None] * config.most_requests + step, config.candidates, axis=1)
-        out.append(_events(user[:n], item_UC, time_UC, action_UC, request_UC, p_UC))
+        out.append(_events(user[:n], item_UC, time_UC, action_UC, scene_UC, request_UC, p_UC))
     return _in_order(out)
 
 
@@ -129,13 +135,19 @@ def _candidates(config: SyntheticConfig, rng: np.random.Generator, requests: int
 
 
 def _events(
-    user: Int64, item: Int64, time: Int64, action: Int64, request: Int64 | None = None, p: Float64 | None = None
+    user: Int64,
+    item: Int64,
+    time: Int64,
+    action: Int64,
+    scene: Int64,
+    request: Int64 | None = None,
+    p: Float64 | None = None,
 ) -> Events:
     keep = time != NEVER
     request = np.full(item.shape, -1) if request is None else request
     p = np.full(item.shape, np.nan) if p is None else p
     user = np.broadcast_to(user[:, None], item.shape)
-    return Events(user[keep], item[keep], time[keep], request[keep], action[keep], p[keep])
+    return Events(user[keep], item[keep], time[keep], request[keep], action[keep], p[keep], scene[keep])
 
 
 def _in_order(parts: list[Events]) -> Events:

@@ -94,7 +94,7 @@ def prepare(
         ConfigError: the recipe is none. SchemaError: schema and raw columns contradict each other.
         DataError: a raw value or file is not what the schema says, or `out` cannot be written.
     """
-    recipe = load_data_recipe(recipe_dir)
+    recipe = load_data_recipe(recipe_dir).of_raw(raw)
     chosen = split if isinstance(split, Split) else recipe.split(split or "default")
     manifest, aucs = prepare_log(
         recipe,

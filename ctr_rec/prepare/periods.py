@@ -55,7 +55,7 @@ def prepare_periods(
         ConfigError: the recipe is none, a date or `every` cannot be read, or `out` was cut otherwise. SchemaError,
         DataError: as `prepare`; or no period is complete.
     """
-    return prepare_periods_of(load_data_recipe(recipe_dir), raw, out, grid, context, console or Console())
+    return prepare_periods_of(load_data_recipe(recipe_dir).of_raw(raw), raw, out, grid, context, console or Console())
 
 
 def prepare_periods_of(

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,12 +23,18 @@ class DataRecipe:
     """schema: of the log. splits: by name, "default" among them. read: raw folder or file -> RawLog.
 
     A `read` with a second parameter also receives the split, for what must not look past the training range.
+    schema_of: the schema of a raw log, where that decides what the columns are (a generated log's settings do).
     """
 
     folder: Path
     schema: LogSchema
     splits: Mapping[str, Split]
     read: Callable[..., RawLog]
+    schema_of: Callable[[Path], LogSchema] | None = None
+
+    def of_raw(self, raw: Path) -> DataRecipe:
+        """With the schema of this raw log; unchanged where schema.py alone says what the columns mean."""
+        return self if self.schema_of is None else replace(self, schema=self.schema_of(raw))
 
     def split(self, name: str = "default") -> Split:
         """A split by its name, or by its ends, "[train_start..]train_end,valid_end[,test_end]" in the log's own unit.
@@ -114,7 +120,8 @@ def load_data_recipe(folder: Path) -> DataRecipe:
         raise ConfigError(
             f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog, or read(raw: Path, split: Split)"
         )
-    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read)
+    schema_of: Callable[[Path], LogSchema] | None = getattr(build_module, "schema_of", None)
+    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read, schema_of=schema_of)
 
 
 def schema_beside(file: str) -> LogSchema:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctr_rec.batch.planted import ACTIONS, CLICK, DAY, END, LIKE, SyntheticConfig, make_world
+from ctr_rec.batch.planted_content import stored_content
 from ctr_rec.batch.synthetic import Events, chunks
 from ctr_rec.config import from_json
 from ctr_rec.errors import ConfigError, DataError
@@ -39,10 +40,14 @@ SPLIT = Split(train_end=END - 4 * DAY - 1, valid_end=END - 2 * DAY - 1)
 
 
 def log_schema(config: SyntheticConfig) -> LogSchema:
-    """What the columns mean. An item has an id, a group and a content vector; a user has a history, and a leaning in
-    logs that plant its effect."""
+    """What the columns mean, which the settings decide.
+
+    An item has an id, a group and a content vector; a user has a history, and a leaning in logs that plant its effect;
+    a request and every past event has a scene, where the log has scenes.
+    """
     leaning = Feature(name="leaning", kind=Kind.CATEGORY, side=Side.USER, table="leaning")
-    user = (leaning,) if config.effects.profile else ()
+    scene = Feature(name="scene", kind=Kind.CATEGORY, side=Side.EVENT, table="scene")
+    more = (*((leaning,) if config.effects.profile else ()), *((scene,) if config.scenes else ()))
     return LogSchema(
         name="synthetic",
         action_delay=config.action_delay,
@@ -52,9 +57,9 @@ def log_schema(config: SyntheticConfig) -> LogSchema:
             Feature(name="item", kind=Kind.CATEGORY, side=Side.ITEM, table="item"),
             Feature(name="group", kind=Kind.CATEGORY, side=Side.ITEM, table="group"),
             Feature(name="content", kind=Kind.VECTOR, side=Side.ITEM, dim=config.content_dim),
-            *user,
+            *more,
         ),
-        vocabularies=tuple(Vocabulary(table=table) for table in ("item", "group", *(f.name for f in user))),
+        vocabularies=tuple(Vocabulary(table=name) for name in ("item", "group", *(f.name for f in more))),
     )
 
 
@@ -87,10 +92,15 @@ def read_raw(raw: Path) -> tuple[SyntheticConfig, RawLog]:
     Raises:
         ConfigError: the file is no JSON of a `SyntheticConfig`, or asks for something impossible.
     """
+    config = read_settings(raw)
+    return config, write_raw(config, raw if raw.is_dir() else _passing_folder())
+
+
+def read_settings(raw: Path) -> SyntheticConfig:
+    """The settings alone. Parameter and errors: see `read_raw`."""
     source = raw / CONFIG if raw.is_dir() else raw
     text = source.read_text(encoding="utf-8") if source.is_file() else "{}"
-    config = from_json(SyntheticConfig, text, str(source))
-    return config, write_raw(config, raw if raw.is_dir() else _passing_folder())
+    return from_json(SyntheticConfig, text, str(source))
 
 
 def _passing_folder() -> Path:
@@ -170,9 +180,8 @@ def _impressions(log: str, manifest: LogManifest, split: str | None) -> pl.DataF
 
 def _generate(config: SyntheticConfig, folder: Path) -> None:
     world = make_world(config)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(world.content.astype(np.float32).reshape(-1)), config.content_dim
-    )
+    content = stored_content(config, config.seed, world.content).astype(np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(content.reshape(-1)), config.content_dim)
     number = pa.array(np.arange(config.items))
     write_table(
         folder / ITEMS,
@@ -185,7 +194,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
     truth_file: pq.ParquetWriter | None = None
     try:
         for chunk in chunks(config):
-            events, truth = _tables(chunk)
+            events, truth = _tables(chunk, config.scenes > 0)
             event_file = event_file or pq.ParquetWriter(folder / EVENTS, events.schema, compression="zstd")
             truth_file = truth_file or pq.ParquetWriter(folder / TRUTH, truth.schema, compression="zstd")
             event_file.write_table(events)
@@ -196,7 +205,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
                 file.close()
 
 
-def _tables(chunk: Events) -> tuple[pa.Table, pa.Table]:
+def _tables(chunk: Events, scenes: bool) -> tuple[pa.Table, pa.Table]:
     shown = chunk.request >= 0
     events = {
         "user_id": pa.array(chunk.user),
@@ -207,5 +216,6 @@ def _tables(chunk: Events) -> tuple[pa.Table, pa.Table]:
         "action": pa.array(chunk.action.astype(np.int16)),
         f"label_{LABEL}": pa.array(np.isin(chunk.action, (CLICK, LIKE)).astype(np.int8), mask=~shown),
     }
+    events |= {"scene": pa.array(chunk.scene)} if scenes else {}
     truth = {"user_id": chunk.user[shown], "item_id": chunk.item[shown], "time": chunk.time[shown], "p": chunk.p[shown]}
     return pa.table(events), pa.table({name: pa.array(values) for name, values in truth.items()})

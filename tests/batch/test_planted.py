@@ -40,9 +40,14 @@ def test_leaning_moves_nothing_else() -> None:
     logit = []
     for one in (world, turned):
         history = History(config, one, np.array([7, 3]))
-        history.add(item[:, :4], np.tile([SKIP, CLICK, SEARCH, LIKE], (2, 1)), np.tile([1, 2, 3, 4], (2, 1)))
+        history.add(
+            item[:, :4],
+            np.tile([SKIP, CLICK, SEARCH, LIKE], (2, 1)),
+            np.tile([1, 2, 3, 4], (2, 1)),
+            np.zeros((2, 4), np.int64),
+        )
         history.reach(now)
-        logit.append(history.logit(item, now) - config.bias - world.popularity)
+        logit.append(history.logit(item, now, np.zeros(2, np.int64)) - config.bias - world.popularity)
     np.testing.assert_allclose(logit[0], -logit[1], atol=1e-12)
     assert np.abs(logit[0]).max() > 0.1
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from ctr_rec.batch.planted import CLICK, END, FOLLOW, LIKE, SEARCH, Effects, SyntheticConfig
+from ctr_rec.batch.planted import CLICK, END, FOLLOW, LIKE, SEARCH, Effects, SyntheticConfig, make_world
+from ctr_rec.batch.planted_content import ContentEffects
 from ctr_rec.batch.synthetic import Events, chunks
 
 SMALL = SyntheticConfig(users=60, items=40, requests_per_user=8)
+# Of SMALL before there was alike content: sums of user, item, time, request, action; of p; a dot of content vectors.
+OLD, OLD_CLICKS, OLD_DOT = [94108, 63756, 5671185568368, 5671923, 3992], 724.1562434063845, -0.36005255347632625
 
 
 def whole(config: SyntheticConfig) -> Events:
@@ -66,12 +70,28 @@ def test_clicks_follow_their_probability() -> None:
     assert 0.45 < (events.action == LIKE).sum() / clicked.sum() < 0.55
 
 
+def test_without_alike_content_a_log_is_what_it_was_before_there_was_any() -> None:
+    events, world = whole(SMALL), make_world(SMALL)
+    shown = events.request >= 0
+    old = ("user", "item", "time", "request", "action")
+    found = [int(getattr(events, name).sum()) for name in old]
+    assert found == OLD
+    assert float(events.p[shown].sum()) == pytest.approx(OLD_CLICKS, rel=1e-9)
+    assert float((world.content[0] * world.content[1]).sum()) == pytest.approx(OLD_DOT, rel=1e-9)
+    assert events.scene.max() == 0
+    # Everything that belongs to alike content but is read by no effect leaves the rest alone.
+    unread = whole(SMALL.model_copy(update={"scenes": 3, "recent": 20, "enough": 2, "per_family": 2}))
+    assert [int(getattr(unread, name).sum()) for name in old] == OLD
+
+
 def test_every_effect_has_a_switch() -> None:
     still = whole(SMALL.model_copy(update={"effects": Effects()}))
     p = still.p[still.request >= 0]
     assert p.min() == p.max()
     for name in Effects.model_fields:
-        events = whole(SMALL.model_copy(update={"effects": Effects(**{name: 2.0})}))
+        world = {"clusters": 6, "per_family": 2, "content_dim": 12, "scenes": 2, "recent": 10, "enough": 8}
+        alike = world if name in ContentEffects.model_fields else {}
+        events = whole(SMALL.model_copy(update={"effects": Effects(**{name: 2.0}), **alike}))
         logit = np.log(events.p / (1 - events.p))[events.request >= 0]
         assert logit.std() > 0.1, name
         assert abs(logit.mean() - SMALL.bias) < 0.4, name

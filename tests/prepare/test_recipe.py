@@ -48,6 +48,16 @@ def test_splits_by_name_or_ends(tmp_path: Path) -> None:
         recipe.split("5,3")
 
 
+def test_a_raw_log_may_decide_the_schema(tmp_path: Path) -> None:
+    told = SCHEMA.replace("SCHEMA = ", "def schema_of(raw):\n    return ").replace("name='x'", "name=raw.name")
+    recipe = load_data_recipe(folder(tmp_path, build=told + BUILD))
+    assert recipe.schema.name == "x"
+    assert recipe.of_raw(Path("other")).schema.name == "other"
+    assert recipe.of_raw(Path("other")).split() == recipe.split()
+    plain = load_data_recipe(folder(tmp_path))
+    assert plain.of_raw(Path("other")) is plain
+
+
 @pytest.mark.parametrize(
     ("schema", "build", "words"),
     [

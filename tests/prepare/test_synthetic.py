@@ -24,6 +24,7 @@ from ctr_rec.batch.planted import (
     World,
     make_world,
 )
+from ctr_rec.batch.synthetic import chunks
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.metrics.ranking import auc
 from ctr_rec.prepare import synthetic
@@ -199,3 +200,29 @@ def test_a_log_whose_users_do_not_lean_is_written_without_them(tmp_path: Path) -
     write_log(LEANING, raw, tmp_path / "log2")
     (raw / "users.parquet").unlink()
     assert read_raw(raw)[1].users is not None, "made again where one of its files is missing"
+
+
+def test_alike_content_and_scenes_are_stored_as_planted(tmp_path: Path) -> None:
+    """Its effects are tested in tests/batch/test_planted_content.py; here, that the log holds what they speak of."""
+    config = CONFIG.model_copy(update={"clusters": 6, "content_dim": 16, "scenes": 3})
+    found = {}
+    for content in ("own", "shuffled"):
+        one = config.model_copy(update={"content": content})
+        write_log(one, tmp_path / f"raw {content}", tmp_path / content)
+        items = pl.read_parquet(tmp_path / content / "items" / "items.parquet").sort("item_id")
+        found[content] = np.array(items["content"].to_list())
+    world, order = make_world(config), np.arange(config.items)
+    assert np.array_equal(found["own"], world.content[order])
+    assert not np.array_equal(found["shuffled"], found["own"])
+    assert np.array_equal(np.sort(found["shuffled"], axis=0), np.sort(found["own"], axis=0))
+    assert (tmp_path / "own" / TRUTH).read_bytes() == (tmp_path / "shuffled" / TRUTH).read_bytes()
+    (raw,) = chunks(config)
+    raw_scene = dict(zip(zip(raw.user, raw.item, raw.time, strict=True), raw.scene, strict=True))
+    ids = pl.read_parquet(tmp_path / "own" / "vocabulary" / "scene.parquet")
+    scene_of_row = dict(zip(ids["row"], ids["id"], strict=True))
+    item_id = pl.read_parquet(tmp_path / "own" / "items" / "items.parquet")["item_id"].to_list()
+    events = pl.read_parquet(tmp_path / "own" / "events" / "part-00000.parquet")
+    users = pl.read_parquet(tmp_path / "own" / "users" / "part-00000.parquet")["user_id"]
+    for user, row in zip(users, events.iter_rows(named=True), strict=True):
+        for item, time, scene in zip(row["item"], row["time"], row["scene"], strict=True):
+            assert int(scene_of_row[scene]) == raw_scene[int(user), item_id[item], time]
