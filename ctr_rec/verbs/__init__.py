@@ -16,7 +16,14 @@ DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show tra
 """For groups of verbs; a verb has it by itself."""
 
 
-class Verb(click.Command):
+class WholeSentence(click.Command):
+    """Is listed with the whole first sentence of its help; click would cut it off."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return super().get_short_help_str(max(limit, 200))
+
+
+class Verb(WholeSentence):
     """A command that also takes --debug after its name, where people type it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -24,12 +31,8 @@ class Verb(click.Command):
         super().__init__(*args, **{**kwargs, "context_settings": HELP})
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
 
-    def get_short_help_str(self, limit: int = 45) -> str:
-        """The whole first sentence in the list of verbs; click would cut it off."""
-        return super().get_short_help_str(max(limit, 200))
 
-
-class Verbs(click.Group):
+class Verbs(WholeSentence, click.Group):
     """Lists verbs in the order of a project's life instead of the alphabet's."""
 
     command_class = Verb

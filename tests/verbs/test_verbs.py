@@ -24,6 +24,11 @@ def ant() -> None:
     """Short."""
 
 
+@group.group(cls=Verbs)
+def zoo() -> None:
+    """A sentence of a group within the group, which is as long as that of the zebra: listed as a whole as well."""
+
+
 def test_order_and_whole_sentences() -> None:
     out = CliRunner().invoke(group, ["-h"]).output
     assert out.index("zebra") < out.index("ant")
