@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import polars as pl
 from pydantic import ValidationError
 
 from ctr_rec.config import explain, load_module
@@ -24,12 +25,15 @@ class DataRecipe:
 
     A `read` with a second parameter also receives the split, for what must not look past the training range.
     schema_of: the schema of a raw log, where that decides what the columns are (a generated log's settings do).
+    item_text: items (a data frame with the columns that `read` returns) -> one sentence each, for a text encoder; None
+    where build.py has none, so that the TEXT features are taken as they are.
     """
 
     folder: Path
     schema: LogSchema
     splits: Mapping[str, Split]
     read: Callable[..., RawLog]
+    item_text: Callable[[pl.DataFrame], pl.Series] | None = None
     schema_of: Callable[[Path], LogSchema] | None = None
 
     def of_raw(self, raw: Path) -> DataRecipe:
@@ -121,7 +125,8 @@ def load_data_recipe(folder: Path) -> DataRecipe:
             f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog, or read(raw: Path, split: Split)"
         )
     schema_of: Callable[[Path], LogSchema] | None = getattr(build_module, "schema_of", None)
-    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read, schema_of=schema_of)
+    item_text = getattr(build_module, "item_text", None)
+    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read, schema_of=schema_of, item_text=item_text)
 
 
 def schema_beside(file: str) -> LogSchema:
