@@ -17,35 +17,13 @@ from click.core import ParameterSource
 
 from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
+from ctr_rec.verbs import HELP, Verbs
 
 PATH = click.Path(path_type=Path)
 USER_ERROR, INTERRUPTED = 2, 130
 # train: the range of another log, such as the next period's, that the run has not seen.
 SPLIT = click.Choice(["train", "valid", "test"])
 EVENTS = click.IntRange(min=1)
-HELP = {"help_option_names": ["-h", "--help"]}
-
-
-class Verb(click.Command):
-    """A command that also takes --debug after its name, where people type it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Said of every verb, not inherited: click keeps the option that a verb had when it was first asked alone.
-        super().__init__(*args, **{**kwargs, "context_settings": HELP})
-        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
-
-    def get_short_help_str(self, limit: int = 45) -> str:
-        """The whole first sentence in the list of verbs; click would cut it off."""
-        return super().get_short_help_str(max(limit, 200))
-
-
-class Verbs(click.Group):
-    """Lists verbs in the order of a project's life instead of the alphabet's."""
-
-    command_class = Verb
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=Verbs, context_settings=HELP)
@@ -263,6 +241,22 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
     compare_runs(run_folders(run_a), run_folders(run_b), split, out=out)
     return 0
+
+
+@commands.command()
+@click.argument("recipe", metavar="RECIPE.py:FUNCTION")
+@click.option("--over", multiple=True, required=True, metavar="KEY=A,B,C", help="Sizes: tower.layers=1,2,4,6.")
+@click.option("--with", "together", multiple=True, metavar="KEY=A,B,C", help="Moves with --over, value by value.")
+@click.option("--seeds", type=EVENTS, default=3, show_default=True)
+@click.option("--baseline", metavar="RECIPE.py:FUNCTION", help="Gains are over this model; default over chance.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of every run.")
+@click.option("--run-dir", type=PATH, required=True, help="Folder of all runs; the same command again goes on.")
+def scale(recipe: str, over: tuple[str, ...], together: tuple[str, ...], **settings: Any) -> int:
+    """Train a family of sizes, draw its gain over a baseline and fit a power law of parameters and FLOPs."""
+    from ctr_rec.scale.main import scale as run
+    from ctr_rec.sharding.launch import recorded
+
+    return recorded(lambda: run(recipe, over, together, **settings))
 
 
 @commands.command()

@@ -223,28 +223,31 @@ def _known_until(manifest: LogManifest, split: str) -> int:
     return _range_start(manifest, split) if split == SPLITS[0] else manifest.split.train_end
 
 
-def _finish(run_dir: Path, split: str, scored: Scored) -> None:
+def keep(run_dir: Path, split: str, scored: Scored) -> results.Results:
+    """Measures predictions and writes them with their metrics where the files of the branch lie. On one rank."""
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(
-        split,
-        scored.predictions,
-        log,
-        manifest,
-        _facts(split, scored),
-        scored.history,
-        since=_known_until(manifest, split),
-    )
-    beside = scored.branch is Branch.BESIDE
-    folder = run_dir / scored.branch.value if beside else run_dir
+    facts, since = _facts(split, scored), _known_until(manifest, split)
+    found = results.measure(split, scored.predictions, log, manifest, facts, scored.history, since=since)
+    results.save(_folder(run_dir, scored.branch), found, scored.predictions, log, manifest)
+    return found
+
+
+def _folder(run_dir: Path, branch: Branch) -> Path:
+    folder = run_dir / branch.value if branch is Branch.BESIDE else run_dir
     folder.mkdir(exist_ok=True)
-    results.save(folder, found, scored.predictions, log, manifest)
+    return folder
+
+
+def _finish(run_dir: Path, split: str, scored: Scored) -> None:
+    found = keep(run_dir, split, scored)
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
     # The report speaks of the run as it is.
-    as_it_is = scored.history is None and not beside
+    folder = _folder(run_dir, scored.branch)
+    as_it_is = scored.history is None and folder == run_dir
     wrote = write_report(run_dir) if as_it_is else folder / "metrics" / f"{found.name}.json"
     console.print(f"{'report' if as_it_is else 'metrics'}: {wrote}", highlight=False, soft_wrap=True)
 

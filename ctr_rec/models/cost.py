@@ -93,9 +93,7 @@ class CostCounter:
         return self._tower.flops(batch) + 2 * self._head.in_features * batch.num_impressions
 
 
-def cost(
-    ranker: Ranker, spec: SparseSpec, batch: Batch, branch: Branch = Branch.SEQUENCE, reach: int = 0
-) -> Cost:
+def cost(ranker: Ranker, spec: SparseSpec, batch: Batch, branch: Branch = Branch.SEQUENCE, reach: int = 0) -> Cost:
     """Counts on one batch. Arguments as of `CostCounter`."""
     counter = CostCounter(ranker, branch, reach)
     counter.add(batch)

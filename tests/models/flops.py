@@ -125,9 +125,7 @@ def _bias_of_pairs(bias: Bias | None, q_QHE: Tensor, plan: Pairs, scale: float) 
     added_QHT = q_QHE.new_zeros(queries, heads, plan.num_keys + 1)
     if bias is None:
         return added_QHT
-    timed = replace(
-        bias, query_time_Q=plan.query_time_Q, key_time_T=plan.key_time_T, time_edges_G=plan.time_edges_G
-    )
+    timed = replace(bias, query_time_Q=plan.query_time_Q, key_time_T=plan.key_time_T, time_edges_G=plan.time_edges_G)
     rows = []
     if bias.num_positions:
         rows.append(reference.position_rows(timed, plan.hi_Q, plan.num_keys))

@@ -37,10 +37,12 @@ MAY_IMPORT = {
     "evaluate": FLOWS | {"prepare"},
     "serve": FLOWS,
     "inspect": FLOWS,
+    "scale": FLOWS,
     "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
     "sentences": {"sharding"},
-    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench", "sentences"},
+    "verbs": set(),
+    "cli": FLOWS | {"prepare", "inspect", "scale", "doctor", "bench", "sentences", "verbs"},
     "__main__": {"cli"},
 }
 MODEL_ROOMS = {"ops", "layers", "models"}
