@@ -72,9 +72,7 @@ def test_seeds_are_spread_as_far_as_they_vary() -> None:
     assert found.users is not None
     assert found.users.low == pytest.approx(found.users.high), "no user was drawn"
     low, high = (0.71 - 0.01 * np.sqrt(2), 0.71 + 0.01 * np.sqrt(2))
-    ends = [
-        fit_family([*points[:2], replace(points[2], gauc=(end, end))], (), still, FLOPS).law for end in (low, high)
-    ]
+    ends = [fit_family([*points[:2], replace(points[2], gauc=(end, end))], (), still, FLOPS).law for end in (low, high)]
     assert [found.seeds.low, found.seeds.high] == pytest.approx([law.alpha for law in ends if law], abs=1e-4)
 
 
