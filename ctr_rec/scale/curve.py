@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -135,26 +135,25 @@ def fit_family(points: Sequence[Point], baseline: Sequence[float], drawn: Draws,
     of_seeds = _alphas(x_S, _repeat(once, count), random) if several else None
     of_users = _alphas(x_S, drawn, None)
     of_both = _alphas(x_S, drawn, random) if several else of_users
-    both = percentile_interval(law.alpha, of_both, CONFIDENCE)
-    without = float(np.isnan(of_both).mean())
-    verdict = _verdict(both, without)
-    return Fit(
+    found = Fit(
         axis,
         *values,
         law,
-        verdict,
-        _sentence(axis, law, both, verdict, without, several),
+        "flat",
+        "",
         seeds=None if of_seeds is None else percentile_interval(law.alpha, of_seeds, CONFIDENCE),
         users=percentile_interval(law.alpha, of_users, CONFIDENCE),
-        both=both,
-        without=without,
+        both=percentile_interval(law.alpha, of_both, CONFIDENCE),
+        without=float(np.isnan(of_both).mean()),
     )
+    found = replace(found, verdict=_verdict(found))
+    return replace(found, sentence=_sentence(found))
 
 
 def _why_not(x_S: FloatArray, gain_S: FloatArray, axis: Axis) -> str:
     sizes = len(np.unique(x_S))
     if sizes < LEAST_SIZES:
-        return f"no fit: {sizes} different numbers of {axis.words}; a curve needs {LEAST_SIZES} or more."
+        return f"no fit: {axis.letter} has {sizes} different value(s), in {axis.words}; a curve needs {LEAST_SIZES}."
     if (gain_S <= 0).all():
         return "no fit: no size has a gain over the baseline, so there is nothing that could follow a power law."
     return ""
@@ -180,22 +179,33 @@ def _mean_of_seeds(gauc_RN: FloatArray, random: np.random.Generator | None) -> F
     return mean_R + (drawn_R - mean_R) * math.sqrt(seeds / (seeds - 1))
 
 
-def _verdict(both: Interval, without: float) -> Verdict:
+def _verdict(found: Fit) -> Verdict:
     """Draws without any gain have no alpha; where they are more than the interval leaves out, nothing is shown."""
-    if without > (1 - CONFIDENCE) / 2:
+    assert found.both is not None
+    if found.without > (1 - CONFIDENCE) / 2:
         return "flat"
-    return "grows" if both.low > 0 else "shrinks" if both.high < 0 else "flat"
+    return "grows" if found.both.low > 0 else "shrinks" if found.both.high < 0 else "flat"
 
 
-def _sentence(axis: Axis, law: PowerLaw, both: Interval, verdict: Verdict, without: float, several: bool) -> str:
+def _sentence(found: Fit) -> str:
+    law, both, axis = found.law, found.both, found.axis
+    assert law is not None
+    assert both is not None
+    assert found.users is not None
     curve = f"dGAUC = {law.scale:.3g} * {axis.letter}^{law.alpha:.3f} per cent, {axis.letter} in {axis.words}"
-    drawn = "users and seeds" if several else "users alone, as there is one seed"
-    interval = f"alpha {law.alpha:.3f}, {CONFIDENCE:.0%} interval {both.low:.3f} .. {both.high:.3f} over {drawn}"
+    drawn = "users alone, as there is one seed"
+    if found.seeds is not None:
+        drawn = f"users and seeds ({_ends(found.users)} over users, {_ends(found.seeds)} over seeds)"
+    interval = f"alpha {law.alpha:.3f}, {CONFIDENCE:.0%} interval {_ends(both)} over {drawn}"
+    missing = f"; {found.without:.1%} of the draws have no gain, hence no alpha" if found.without else ""
+    holds = "since the interval holds 0" if both.low <= 0 <= both.high else "since many draws have no gain at all"
     said = {
         "grows": f"the gain grows with {axis.letter}",
         "shrinks": f"the gain shrinks with {axis.letter}",
-        "flat": f"flat: it is not shown that the gain changes with {axis.letter}, "
-        + ("since the interval holds 0" if both.low <= 0 <= both.high else "since many draws have no gain at all"),
-    }[verdict]
-    missing = f"; {without:.1%} of the draws have no gain, hence no alpha" if without else ""
+        "flat": f"flat: it is not shown that the gain changes with {axis.letter}, {holds}",
+    }[found.verdict]
     return f"{curve}; {interval}{missing}; {said}."
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:.3f} .. {interval.high:.3f}"

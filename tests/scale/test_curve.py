@@ -35,7 +35,8 @@ def test_growth_is_seen_over_chance_and_over_a_baseline() -> None:
         width = found.both.high - found.both.low
         assert width > 0.8 * max(i.high - i.low for i in (found.users, found.seeds)), "both blur more than either"
         assert "the gain grows with C" in found.sentence
-        assert f"interval {found.both.low:.3f} .. {found.both.high:.3f} over users and seeds" in found.sentence
+        assert f"interval {found.both.low:.3f} .. {found.both.high:.3f} over users and seeds (" in found.sentence
+        assert f"{found.seeds.low:.3f} .. {found.seeds.high:.3f} over seeds)" in found.sentence
 
 
 def test_a_family_that_stands_still_is_flat() -> None:
@@ -66,7 +67,7 @@ def test_seeds_are_spread_as_far_as_they_vary() -> None:
     points = [replace(p, gauc=(p.gauc[0], p.gauc[0])) for p in points[:2]] + points[2:]
     last = (0.70, 0.72)
     points[2] = replace(points[2], gauc=last)
-    still = Draws(tuple(np.full((4000, 2), p.gauc) for p in points), np.full((4000, 1), 0.5))
+    still = Draws(tuple(np.full((300, 2), p.gauc) for p in points), np.full((300, 1), 0.5))
     found = fit_family(points, (), still, FLOPS)
     assert found.seeds is not None
     assert found.users is not None
@@ -80,10 +81,12 @@ def test_where_there_is_nothing_to_fit_a_sentence_says_so() -> None:
     named, points = family([0.5, 1.0])
     two = fit_family(points, (), draw(named, {}, draws=5), PARAMETERS)
     assert (two.law, two.verdict) == (None, "no fit")
-    assert two.sentence.startswith("no fit: 2 different numbers of millions of dense parameters; a curve needs 3")
+    assert two.sentence.startswith(
+        "no fit: P has 2 different value(s), in millions of dense parameters; a curve needs 3"
+    )
     named, points = family([0.5, 0.6, 0.7])
     same = [replace(point, dense=9) for point in points]
-    assert "no fit: 1 different numbers" in fit_family(same, (), draw(named, {}, draws=5), PARAMETERS).sentence
+    assert "no fit: P has 1 different value(s)" in fit_family(same, (), draw(named, {}, draws=5), PARAMETERS).sentence
     worse = fit_family(points, (0.99,), draw(named, {"b": predictions(9.0, 0)}, draws=5), FLOPS)
     assert worse.sentence.startswith("no fit: no size has a gain over the baseline")
     step = [replace(point, gauc=(value,) * 3) for point, value in zip(points, (0.5, 0.5, 0.6), strict=True)]

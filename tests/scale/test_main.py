@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Member]:
         if member.folder.parent.name.endswith("orders=99"):
             return False
         seed = member.run.train.seed
-        signal = 0.3 if "baseline" in str(member.folder) else 0.1 * member.run.tower.orders  # type: ignore[attr-defined]
+        signal = 0.3 if member.folder.parent.name == "baseline" else 0.1 * member.run.tower.orders  # type: ignore[attr-defined]
         rows = predictions(signal, seed)
         metrics = {key: float(value) for key, value in all_metrics(rows.label, rows.logit, rows.user).items()}
         rows.save(RunFolder(member.folder).predictions("valid"))
