@@ -10,24 +10,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 from click.core import ParameterSource
 
 from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
-from ctr_rec.verbs import HELP, Verbs
+from ctr_rec.verbs import DEBUG, EVENTS, HELP, PATH, SPLIT, Verbs
+from ctr_rec.verbs.scale import scale
 
-PATH = click.Path(path_type=Path)
 USER_ERROR, INTERRUPTED = 2, 130
-# train: the range of another log, such as the next period's, that the run has not seen.
-SPLIT = click.Choice(["train", "valid", "test"])
-EVENTS = click.IntRange(min=1)
 
 
 @click.group(cls=Verbs, context_settings=HELP)
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@DEBUG
 @click.version_option(package_name="ctr-rec", prog_name="ctr-rec")
 def commands() -> None:
     """Click-through-rate models on jagged behaviour sequences, with sharded embedding tables.
@@ -243,20 +240,7 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
     return 0
 
 
-@commands.command()
-@click.argument("recipe", metavar="RECIPE.py:FUNCTION")
-@click.option("--over", multiple=True, required=True, metavar="KEY=A,B,C", help="Sizes: tower.layers=1,2,4,6.")
-@click.option("--with", "together", multiple=True, metavar="KEY=A,B,C", help="Moves with --over, value by value.")
-@click.option("--seeds", type=EVENTS, default=3, show_default=True)
-@click.option("--baseline", metavar="RECIPE.py:FUNCTION", help="Gains are over this model; default over chance.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of every run.")
-@click.option("--run-dir", type=PATH, required=True, help="Folder of all runs; the same command again goes on.")
-def scale(recipe: str, over: tuple[str, ...], together: tuple[str, ...], **settings: Any) -> int:
-    """Train a family of sizes, draw its gain over a baseline and fit a power law of parameters and FLOPs."""
-    from ctr_rec.scale.main import scale as run
-    from ctr_rec.sharding.launch import recorded
-
-    return recorded(lambda: run(recipe, over, together, **settings))
+commands.add_command(scale)
 
 
 @commands.command()

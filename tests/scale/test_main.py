@@ -15,8 +15,6 @@ from ctr_rec.scale.runs import Member
 from ctr_rec.train.folder import RunFolder
 from tests.evaluate.runs import make_log
 from tests.scale.curves import predictions
-from tests.test_cli import run as say
-from tests.test_cli import watch
 
 RECIPE = """
 from pathlib import Path
@@ -106,21 +104,3 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(recipe: Path, a
         main.scale(f"{recipe}:din", ["tower.orders=5,0"], [], [], out)
     assert not asked
     assert not out.exists()
-
-
-def test_the_command_line_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = watch(monkeypatch, "ctr_rec.scale.main", "scale", 0)
-    words = ("scale", "r.py:f", "--over", "a=1,2", "--over", "b=3,4", "--set", "c=5", "--run-dir", "runs/s")
-    assert say(*words, "--baseline", "r.py:mlp") == 0
-    assert calls[0] == {
-        "recipe": "r.py:f",
-        "over": ("a=1,2", "b=3,4"),
-        "together": (),
-        "overrides": ("c=5",),
-        "run_dir": Path("runs/s"),
-        "seeds": 3,
-        "baseline": "r.py:mlp",
-    }
-    assert say("scale", "r.py:f", "--over", "a=1,2", "--with", "b=1,2", "--seeds", "5", "--run-dir", "s") == 0
-    assert (calls[1]["together"], calls[1]["seeds"], calls[1]["baseline"]) == (("b=1,2",), 5, None)
-    assert say("scale", "r.py:f", "--run-dir", "s") == 2

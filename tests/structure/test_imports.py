@@ -41,8 +41,8 @@ MAY_IMPORT = {
     "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
     "sentences": {"sharding"},
-    "verbs": set(),
-    "cli": FLOWS | {"prepare", "inspect", "scale", "doctor", "bench", "sentences", "verbs"},
+    "verbs": {"scale", "sharding"},
+    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench", "sentences", "verbs"},
     "__main__": {"cli"},
 }
 MODEL_ROOMS = {"ops", "layers", "models"}

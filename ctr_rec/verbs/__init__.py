@@ -1,12 +1,19 @@
-"""How the command line shows its verbs: whole sentences, in the order of a project's life, each with --debug."""
+"""What every verb of the command line is made of: its class, and types of options that several share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+PATH = click.Path(path_type=Path)
+# train: the range of another log, such as the next period's, that the run has not seen.
+SPLIT = click.Choice(["train", "valid", "test"])
+EVENTS = click.IntRange(min=1)
 HELP = {"help_option_names": ["-h", "--help"]}
+DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+"""For groups of verbs; a verb has it by itself."""
 
 
 class Verb(click.Command):
