@@ -19,6 +19,7 @@ from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
 from ctr_rec.verbs import DEBUG, EVENTS, HELP, PATH, SPLIT, Verbs
 from ctr_rec.verbs.content import content
+from ctr_rec.verbs.scale import scale
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -250,6 +251,9 @@ def compare(run_a: str, run_b: str, split: str, out: Path | None) -> int:
 
     compare_runs(run_folders(run_a), run_folders(run_b), split, out=out)
     return 0
+
+
+commands.add_command(scale)
 
 
 @commands.command()

@@ -54,8 +54,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    verbs = ["init", "content", "prepare", "train", "warm-start", "evaluate", "predict", "compare", "inspect"]
-    verbs += ["convert", "doctor", "bench"]
+    verbs = ["init", "content", "prepare", "train", "warm-start", "evaluate", "predict", "compare", "scale"]
+    verbs += ["inspect", "convert", "doctor", "bench"]
     listed = out.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line[2:3].strip()] == verbs
     assert "..." not in listed, "every verb says its whole sentence"

@@ -24,7 +24,7 @@ from ctr_rec.evaluate.progress import ScoringProgress
 from ctr_rec.evaluate.report import write_report
 from ctr_rec.evaluate.stream import first_times
 from ctr_rec.evaluate.unseen import unseen
-from ctr_rec.models.cost import Cost, cost
+from ctr_rec.models.cost import Cost, CostCounter
 from ctr_rec.models.ranker import Branch
 from ctr_rec.schema.manifest import SPLITS, LogManifest
 from ctr_rec.serve.split_run import SplitRun
@@ -42,11 +42,13 @@ class Scored:
 
     run: as its folder has it. built: of it, without a second network that was not asked for.
     unseen: share of the impressions with an id that the model reads as row 0, see evaluate/unseen.py.
+    cost: of the branch, counted on the whole split.
     history: newest visible events that each impression was given; None: as the run says.
     """
 
     predictions: Predictions
     unseen: float
+    cost: Cost
     run: Run
     branch: Branch
     built: Built
@@ -144,18 +146,25 @@ def score(
     doubts = _doubts(stored, built, split, log)
     model = None if micro_batch is None else SplitRun(built.ranker, micro_batch)
     started = time.perf_counter()
-    predictions, share = score_split(built, split, built.scored(split, branch), branch, model)
-    seconds = time.perf_counter() - started
+    counter = _counter(built, run, branch)
+    predictions, share = score_split(built, split, built.scored(split, branch), branch, model, counter)
+    seconds = time.perf_counter() - started - counter.seconds
+    found = counter.cost(built.spec, group.gather_arrays(counter.sums[None]).sum(axis=0))
     facts = () if model is None else (_agreement(model, group),)
-    return Scored(predictions, share, run, branch, built, stored, seconds, doubts, history, facts)
+    return Scored(predictions, share, found, run, branch, built, stored, seconds, doubts, history, facts)
 
 
 def score_split(
-    built: Built, split: str, reader: Reader, branch: Branch = Branch.SEQUENCE, model: SplitRun | None = None
+    built: Built,
+    split: str,
+    reader: Reader,
+    branch: Branch = Branch.SEQUENCE,
+    model: SplitRun | None = None,
+    counter: CostCounter | None = None,
 ) -> tuple[Predictions, float]:
     """Predictions of a split by the live model, and the share of its impressions with unseen ids. A collective.
 
-    model: scores in its place.
+    model: scores in its place. counter: is shown this rank's batches.
     """
     group = built.group
     new = first_times(built.run.data.log) > _known_until(built.manifest, split)
@@ -164,6 +173,8 @@ def score_split(
     def watch(batch: Batch) -> None:
         real = batch.weight > 0
         counts[0] += (int((unseen(batch) & real).sum()), int(real.sum()))
+        if counter is not None:
+            counter.add(batch)
 
     with ScoringProgress(f"scoring {split}", group.is_main) as progress:
         predictions = predict_split(model or built.parallel.model, reader, group, new, progress, watch, branch)
@@ -212,28 +223,31 @@ def _known_until(manifest: LogManifest, split: str) -> int:
     return _range_start(manifest, split) if split == SPLITS[0] else manifest.split.train_end
 
 
-def _finish(run_dir: Path, split: str, scored: Scored) -> None:
+def keep(run_dir: Path, split: str, scored: Scored) -> results.Results:
+    """Measures predictions and writes them with their metrics where the files of the branch lie. On one rank."""
     built = scored.built
     log, manifest = built.run.data.log, built.manifest
-    found = results.measure(
-        split,
-        scored.predictions,
-        log,
-        manifest,
-        _facts(split, scored),
-        scored.history,
-        since=_known_until(manifest, split),
-    )
-    beside = scored.branch is Branch.BESIDE
-    folder = run_dir / scored.branch.value if beside else run_dir
+    facts, since = _facts(split, scored), _known_until(manifest, split)
+    found = results.measure(split, scored.predictions, log, manifest, facts, scored.history, since=since)
+    results.save(_folder(run_dir, scored.branch), found, scored.predictions, log, manifest)
+    return found
+
+
+def _folder(run_dir: Path, branch: Branch) -> Path:
+    folder = run_dir / branch.value if branch is Branch.BESIDE else run_dir
     folder.mkdir(exist_ok=True)
-    results.save(folder, found, scored.predictions, log, manifest)
+    return folder
+
+
+def _finish(run_dir: Path, split: str, scored: Scored) -> None:
+    found = keep(run_dir, split, scored)
     console = Console()
     found.print(console)
     _count(run_dir, split, scored, "evaluate", console)
     _warn(scored, console)
     # The report speaks of the run as it is.
-    as_it_is = scored.history is None and not beside
+    folder = _folder(run_dir, scored.branch)
+    as_it_is = scored.history is None and folder == run_dir
     wrote = write_report(run_dir) if as_it_is else folder / "metrics" / f"{found.name}.json"
     console.print(f"{'report' if as_it_is else 'metrics'}: {wrote}", highlight=False, soft_wrap=True)
 
@@ -277,13 +291,13 @@ def _facts(split: str, scored: Scored) -> dict[str, Any]:
         "seconds": round(scored.seconds, 3),
         "impressions_per_s": len(scored.predictions) / max(scored.seconds, 1e-9),
         "unseen_ids": scored.unseen,
-        "cost": _cost(scored, split).model_dump(mode="json"),
+        "cost": scored.cost.model_dump(mode="json"),
         "warnings": list(scored.doubts),
     }
 
 
-def _cost(scored: Scored, split: str) -> Cost:
-    """Counted on the first batch of the split; tables stay on "meta"."""
-    spec = scored.built.spec
-    batch = next(iter(scored.built.scored(split, scored.branch).batches(epoch=0)))
-    return cost(ranker_of(scored.run, spec), spec, batch, scored.branch)
+def _counter(built: Built, run: Run, branch: Branch) -> CostCounter:
+    """Counts on a ranker of its own, tables on "meta": the live one may be wrapped. run: with all of its networks."""
+    tower = run.tower if branch is Branch.SEQUENCE else run.beside
+    assert tower is not None
+    return CostCounter(ranker_of(run, built.spec), branch, tower.reach)

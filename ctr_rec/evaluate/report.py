@@ -173,6 +173,7 @@ def _facts(folder: Folder) -> list[tuple[str, str]]:
             *_beside(cost),
             ("table parameters", f"{cost['sparse']:,}"),
             ("arithmetic per impression", f"{cost['flops_per_impression'] / 1e6:,.3f} MFLOP, forward"),
+            *_per_request(cost),
             ("scoring speed", f"{found['impressions_per_s']:,.0f} impressions/s on {found['ranks']} rank(s)"),
         ]
         if cost.get("state_bytes_per_user") is not None:
@@ -185,6 +186,12 @@ def _facts(folder: Folder) -> list[tuple[str, str]]:
 def _beside(cost: dict[str, Any]) -> list[tuple[str, str]]:
     """A second network took part in training; it is not among the parameters of the model."""
     return [("parameters of the network beside it", f"{cost['beside']:,}")] if cost.get("beside") else []
+
+
+def _per_request(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """One user, one history, 60 candidates; files written before it was counted have none."""
+    found = cost.get("flops_per_request")
+    return [] if found is None else [("arithmetic per request of 60", f"{found / 1e6:,.3f} MFLOP, forward")]
 
 
 def _scored(folder: Folder) -> list[tuple[str, str]]:

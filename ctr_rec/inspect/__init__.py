@@ -150,9 +150,23 @@ def _run(folder: Path) -> list[RenderableType]:
     lines.append(_checkpoints(folder))
     predictions = sorted((folder / "predictions").glob("*.parquet"))
     lines.append(f"predictions: {', '.join(p.stem for p in predictions) or 'none; write them with ctr-rec evaluate'}")
+    lines += _cost(folder)
     if (folder / "report.html").is_file():
         lines.append(f"report: {folder / 'report.html'}")
     return lines
+
+
+def _cost(folder: Path) -> list[RenderableType]:
+    """As counted when a split was scored; nothing for a run that was not."""
+    found = [_json(path).get("cost") for path in sorted((folder / "metrics").glob("*.json"))]
+    cost = next((c for c in found if c and c.get("flops_per_request") is not None), None)
+    if cost is None:
+        return []
+    return [
+        f"cost: {cost['dense']:,} dense parameters, {cost['sparse']:,} in tables; forward "
+        f"{cost['flops_per_impression'] / 1e6:,.3f} MFLOP per impression, {cost['flops_per_request'] / 1e6:,.3f} per "
+        "request of 60 candidates"
+    ]
 
 
 def _checkpoints(folder: Path) -> str:

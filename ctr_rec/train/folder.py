@@ -27,10 +27,11 @@ from ctr_rec.files import place, write_atomically, write_json
 from ctr_rec.schema.table import SparseSpec
 from ctr_rec.train.run import Run
 
+# How long a run goes on.
+LENGTH = ("train.epochs", "train.max_steps")
 # Settings a resumed run may change: how long it goes on, and what only the machine or the placement has to do with.
 FREE_ON_RESUME = (
-    "train.epochs",
-    "train.max_steps",
+    *LENGTH,
     "train.log_every",
     "train.threads",
     "data.log",  # a log that moved; its fingerprint is compared with the checkpoint's
@@ -149,15 +150,7 @@ class RunFolder:
 
     def _same_run(self, run: Run, grown: Mapping[str, Any] | None) -> None:
         """grown: the tables of the checkpoint, when the run may have more than it; None when it must be the same."""
-        before = _flat(self.load_run().model_dump(mode="json"))
-        now = _flat(run.model_dump(mode="json"))
-        changed = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-            and not key.startswith(FREE_ON_RESUME)
-            and not (grown is not None and _may_grow(key, grown))
-        ]
+        changed = self.changed(run, grown=grown)
         if changed:
             more = grown is None and any(text.startswith(GROWS) for text in changed)
             raise ConfigError(
@@ -165,6 +158,23 @@ class RunFolder:
                 "Restore these settings or start a new --run-dir"
                 f"{' (--grow lets a recipe have more features and tables)' if more else ''}"
             )
+
+    def changed(
+        self, run: Run, free: tuple[str, ...] = FREE_ON_RESUME, grown: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Settings in which the saved run is another one, each as "key was a, is b". free: prefixes to pass over.
+
+        grown: as of `open`, the tables of a checkpoint that the run may have more than.
+        """
+        before = _flat(self.load_run().model_dump(mode="json"))
+        now = _flat(run.model_dump(mode="json"))
+        return [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+            and not key.startswith(free)
+            and not (grown is not None and _may_grow(key, grown))
+        ]
 
     def stage_lines(self) -> list[dict[str, Any]]:
         """Of metrics.jsonl: each stage that ended, with its step, name, steps and seconds."""

@@ -102,6 +102,16 @@ def test_a_killed_run_is_told_from_one_that_ended(tmp_path: Path) -> None:
     assert "it ended in order: step 2" in text
     assert "checkpoints: step-2" in text
     assert "predictions: test" in text
+    assert "cost: " not in text
+    (tmp_path / "metrics").mkdir(exist_ok=True)
+    cost = {"dense": 1200, "sparse": 34, "flops_per_impression": 2e6, "flops_per_request": None}
+    (tmp_path / "metrics" / "test.json").write_text(json.dumps({"cost": cost}))
+    assert "cost: " not in said(tmp_path)[1], "written before requests were counted"
+    (tmp_path / "metrics" / "valid.json").write_text(json.dumps({"cost": {**cost, "flops_per_request": 9e6}}))
+    assert (
+        "cost: 1,200 dense parameters, 34 in tables; forward 2.000 MFLOP per impression, 9.000 per request of 60 candi"
+        in said(tmp_path)[1]
+    )
     assert "report.html" in text
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from ctr_rec.batch.request import request_batch
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import TargetAttentionSettings
 from ctr_rec.layers.time import AGES
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
-from ctr_rec.models.cost import cost
+from ctr_rec.models.cost import CostCounter, cost
 from ctr_rec.models.grab.config import Behaviours
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
@@ -102,3 +107,71 @@ def test_state_bytes_are_those_of_the_states_that_are_kept(config: TowerConfig) 
 def test_a_tower_without_a_state_has_no_state_bytes() -> None:
     batch = make_batch(random_log(1), Filling.POINTWISE)
     assert cost(Ranker(SPEC, MLPConfig(), tuple(CHANNELS)), SPEC, batch).state_bytes_per_user is None
+
+
+ONE_LAYER = HSTUConfig(
+    width=6, heads=2, head_width=3, window=4, layers=1, mlp=MLPSettings(hidden=(5,)), context=OFF, use_action=False
+)
+
+
+def test_a_request_pays_for_its_user_once() -> None:
+    """60 candidates of one layer against the user's newest 4 events: keys and values of these are made once."""
+    batch = make_batch(random_log(1), Filling.PACKED, TABLES)
+    n = int(batch.history_length.argmax())
+    events = 4
+    assert batch.history_length[n] > events
+    # An impression of every hundred is asked, the first one first.
+    batch = request_batch(batch, n, candidates=1)
+    got = cost(Ranker(TABLES, ONE_LAYER), TABLES, batch, reach=ONE_LAYER.reach)
+    items = len(set(batch.item[batch.event_item[-events:]].tolist())) + 60
+    user = events * 2 * 6 * 12
+    candidate = 2 * (6 * 24 + 6 * 6) + (events + 1) * 2 * (6 + 6) + 2 * (6 * 5 + 5)
+    assert got.requests == 1
+    assert got.flops_per_request == 2 * 2 * items * 4 * 6 + user + 60 * candidate
+    assert got.flops_per_request < 60 * got.flops_per_impression
+
+
+def test_without_a_user_side_a_request_costs_its_candidates() -> None:
+    batch = make_batch(random_log(1), Filling.POINTWISE, TABLES)
+    batch = request_batch(batch, int(batch.history_length.argmax()), candidates=1)
+    tower = MLPConfig(mlp=MLPSettings(hidden=(5, 3)), context=OFF, use_action=False)
+    got = cost(Ranker(TABLES, tower, tuple(CHANNELS)), TABLES, batch)
+    assert got.flops_per_request == 60 * got.flops_per_impression
+
+
+def test_requests_are_an_impression_of_every_hundred_whatever_the_batches() -> None:
+    whole = request_batch(make_batch(random_log(1), Filling.PACKED), 0, candidates=7)
+    counter = CostCounter(Ranker(SPEC, CHANNELLED), reach=CHANNELLED.reach)
+    for seen, requests in ((7, 1), (70, 1), (100, 1), (101, 2), (350, 4)):
+        while counter.sums[0] < seen:
+            counter.add(request_batch(whole, 0, candidates=min(7, seen - int(counter.sums[0]))))
+        assert counter.cost(SPEC).requests == requests
+    before = counter.sums.copy()
+    counter.add(replace(whole, weight=torch.zeros(7)))
+    assert (counter.sums == before).all(), "the stand-in of a rank without impressions"
+    both = counter.cost(SPEC, before * 2)
+    assert both.requests == 8
+    assert both.flops_per_request == counter.cost(SPEC).flops_per_request
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MLPConfig(use_counts=True),
+        DCNv2Config(),
+        DINConfig(),
+        HSTUConfig(width=6, heads=2, head_width=3, window=3),
+        CHANNELLED,
+    ],
+    ids=["mlp", "dcn_v2", "din", "hstu", "grab"],
+)
+def test_every_candidate_of_a_request_scores_as_its_impression(config: TowerConfig) -> None:
+    """So the request holds all that the impression reads, and the impression's neighbours add nothing."""
+    scorer = Scorer(config)
+    batch = scorer.batch(random_log(3, delay=1))
+    with torch.no_grad():
+        logits = scorer(look_up(batch), batch)
+        for n in range(batch.num_impressions):
+            request = request_batch(batch, n, candidates=3, reach=config.reach)
+            found = scorer(look_up(request), request)
+            torch.testing.assert_close(found, logits[n].expand(3), rtol=1e-9, atol=1e-9)

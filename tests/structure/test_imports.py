@@ -38,10 +38,11 @@ MAY_IMPORT = {
     "evaluate": FLOWS | {"prepare"},
     "serve": FLOWS,
     "inspect": FLOWS,
+    "scale": FLOWS,
     "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
     "sentences": {"sharding"},
-    "verbs": {"content"},
+    "verbs": {"content", "scale", "sharding"},
     "cli": FLOWS | {"prepare", "content", "inspect", "doctor", "bench", "sentences", "verbs"},
     "__main__": {"cli"},
 }
