@@ -34,14 +34,12 @@ class Neighbours:
 
     @cached_property
     def readers(self) -> bag.RowOrder:
-        """Which entries of the flattened index point at each event: what the gradient sums over, once for all layers."""
+        """Which entries of the flattened index point at each event, what a gradient sums over; once for all layers."""
         return bag.sort_by_row(self.index_PK.flatten(), len(self.index_PK))
 
 
 @torch.no_grad()
-def neighbours(
-    content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int, backend: Backend = "auto"
-) -> Neighbours:
+def neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int, backend: Backend = "auto") -> Neighbours:
     """The K events of largest cosine of content in each event's sequence, itself among them.
 
     content_MC: float [M, C], one row for each item, of any length; a zero row says that the item has none. item_P: int

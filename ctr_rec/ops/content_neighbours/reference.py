@@ -5,6 +5,8 @@ Legend: M content rows, C width of content, P events, S1 sequences and one, K ne
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,7 @@ def reference_neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor,
     """index [P, K] and weight [P, K]."""
     index_PK = torch.arange(len(item_P), device=item_P.device)[:, None].repeat(1, k)
     weight_PK = torch.zeros(len(item_P), k, device=item_P.device)
-    offsets = offsets_S1.tolist()
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets_S1.tolist()):
         rows = content_MC[item_P[start:end]].double()
         length = rows.norm(dim=1)
         for i in range(end - start):

@@ -11,7 +11,8 @@ Soft search by similarity (`top_k_by_similarity`): cosine of content vectors, as
 Exact: what an impression retrieves is a function of its own history and candidate, never of the batch.
 """
 
-from ctr_rec.ops.retrieval.matching import Categories, most_recent_matching
+from ctr_rec.ops.retrieval.categories import Categories
+from ctr_rec.ops.retrieval.matching import most_recent_matching
 from ctr_rec.ops.retrieval.similarity import top_k_by_similarity
 from ctr_rec.ops.retrieval.views import Retrieved
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ctr_rec.ops.jagged.ranking import STEPS
-
-if TYPE_CHECKING:
-    from ctr_rec.ops.retrieval.matching import Categories
+from ctr_rec.ops.retrieval.categories import Categories
 
 Found = list[tuple[int, float]]
 

@@ -59,7 +59,7 @@ def test_itself_its_sequence_and_nothing_without_content() -> None:
 
 def test_of_equals_the_later_comes_first() -> None:
     """Events of one item, and items whose vectors differ in length alone, are equally near whatever the shapes are."""
-    content = torch.randn(1, 384).repeat(3, 1) * torch.tensor([[1.0], [7.0], [0.3]])
+    content = torch.randn(1, 384) * torch.tensor([[1.0], [8.0], [0.25]])
     item = torch.randint(0, 3, (63,))
     found = neighbours(content, item, offsets_of([0, 40, 23]), 4)
     assert found.index_PK.tolist() == [[39, 38, 37, 36]] * 40 + [[62, 61, 60, 59]] * 23

@@ -81,7 +81,7 @@ def test_matching_is_the_reference(name: str, k: int, several: bool) -> None:
 
 def test_of_equals_the_newer_is_taken() -> None:
     """Vectors that differ in length alone are equally near, whatever the shapes are; oldest first all the same."""
-    key = torch.randn(1, 384).repeat(NUM_EVENTS, 1) * torch.rand(NUM_EVENTS, 1)
+    key = torch.randn(1, 384) * 2.0 ** torch.randint(-3, 4, (NUM_EVENTS, 1))
     histories = [list(range(e)) for e in (60, 59, 33, 4, 2)]
     found = top_k_by_similarity(key[:5], key, None, *jagged(histories), 3)
     assert found.values.tolist() == [57, 58, 59, 56, 57, 58, 30, 31, 32, 1, 2, 3, 0, 1]
