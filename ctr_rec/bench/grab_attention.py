@@ -235,24 +235,30 @@ def exponent(points: list[tuple[int, float]]) -> float:
 
 def peak_bytes(form: str, lengths: list[int], window: int, runs: int = 3) -> float:
     """By how much forward and backward raise a process' largest memory, measured in processes of their own."""
-    code = f"from ctr_rec.bench.grab_attention import raised; print(raised({form!r}, {lengths}, {window}))"
+    return printed_by(
+        f"from ctr_rec.bench.grab_attention import raised; print(raised({form!r}, {lengths}, {window}))", runs
+    )
+
+
+def printed_by(code: str, runs: int) -> float:
+    """Median of the number that `code` prints last, each time in a process of its own."""
     found = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
         for _ in range(runs)
     ]
-    return median(float(bytes_) for bytes_ in found)
+    return median(float(number) for number in found)
 
 
 def raised(form: str, lengths: list[int], window: int) -> int:
     """Runs in a process of its own. A first pass over tiny users loads what any pass needs."""
     both_forms(make_users([8, 5], 4))[form]()
     call = both_forms(make_users(lengths, window))[form]
-    before = _largest_so_far()
+    before = largest_so_far()
     call()
-    return _largest_so_far() - before
+    return largest_so_far() - before
 
 
-def _largest_so_far() -> int:
+def largest_so_far() -> int:
     """Largest resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
