@@ -14,12 +14,12 @@ group, blurred by `spread`), c_i its content vector and the newest event last, t
     channel      x_i . (faded mean over searches - faded mean over shown items)
     time_of_day  cos of the angle between the hour of the request and the hour at which the candidate's group peaks
     popularity   a normal number per item
-    profile      the user's leaning, 1 or -1/2, times x_i . (faded mean of x_j over shown items)
+    profile      the user's leaning, 1 or 0, times x_i . (faded mean of x_j over shown items)
 
 and x_i . x_j stands for itself minus 1 / groups, its mean over items, so that an effect alone leaves the rate alone.
 The leaning is the log's one user feature, which logs without its effect lack. Half the users have either, and what
-they are shown does not depend on it: where no event says its action, only the feature tells. Its mean is not 0, since
-a sign alone would have to be found at once with the likeness it turns.
+they are shown does not depend on it: where no event says its action, only the feature tells. It is no sign, which would
+have to be found at once with the likeness it turns.
 Four more depend on which events have alike content, or the same scene: see planted_content.py.
 
 Legend: U users, n of them active, C candidates of a request, I items, G groups, D width of a vector.
@@ -52,7 +52,7 @@ SHOWN = (SKIP, CLICK, LIKE)
 END = 1_735_689_600  # 2025-01-01T00:00Z; every log ends here, so that one split in time fits all of them
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 _LONGEST = 10  # times requests_per_user: a user with more requests is cut
-LEANINGS = (1.0, -0.5)  # towards what was shown, and away from it
+LEANINGS = (1.0, 0.0)  # moved by what was shown, or not at all
 NEVER = np.iinfo(np.int64).max
 
 

@@ -188,7 +188,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
         pa.table({"item_id": number, "item": number, "group": pa.array(world.group), "content": vectors}),
     )
     if config.effects.profile:
-        users = {"user_id": np.arange(config.users), "leaning": np.where(world.leaning > 0, "towards", "away")}
+        users = {"user_id": np.arange(config.users), "leaning": np.where(world.leaning > 0, "moved", "unmoved")}
         write_table(folder / USERS, pa.table({name: pa.array(values) for name, values in users.items()}))
     event_file: pq.ParquetWriter | None = None
     truth_file: pq.ParquetWriter | None = None

@@ -189,8 +189,8 @@ def test_users_lean_as_their_feature_says(tmp_path: Path) -> None:
     vocabulary = pl.read_parquet(tmp_path / "log" / "vocabulary" / "leaning.parquet")
     name = dict(vocabulary.select("row", "id").iter_rows())
     leaning = make_world(LEANING).leaning[users["user_id"].to_numpy()].tolist()
-    assert [{"towards": 1.0, "away": -0.5}[name[row]] for row in users["leaning"]] == leaning
-    assert set(leaning) == {1.0, -0.5}
+    assert [{"moved": 1.0, "unmoved": 0.0}[name[row]] for row in users["leaning"]] == leaning
+    assert set(leaning) == {1.0, 0.0}
 
 
 def test_a_log_whose_users_do_not_lean_is_written_without_them(tmp_path: Path) -> None:
