@@ -66,6 +66,7 @@ commands.add_command(content)
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
 @click.option("--grow", type=PATH, help="Prepared log whose table rows are kept; new ids get the rows behind them.")
 @click.option("--content", "vectors", type=PATH, help="Parquet of item_id and vector: becomes item feature `content`.")
+@click.option("--semantic-ids", metavar="3x256", help="With --content: residual k-means codes as item features.")
 @click.option("--force", is_flag=True, help="With --content: also vectors learnt from times that the split scores.")
 @click.option("--every", metavar="1d|7d|6h", help="One prepared log per period below --out, each grown from the last.")
 @click.option("--context", type=int, help="With --every: events of a user kept before each period (layers x window).")
@@ -79,6 +80,7 @@ def prepare(
     overwrite: bool,
     grow: Path | None,
     vectors: Path | None,
+    semantic_ids: str | None,
     force: bool,
     every: str | None,
     context: int | None,
@@ -88,7 +90,7 @@ def prepare(
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
     from ctr_rec.prepare.content import wanted_content
 
-    joined = wanted_content(vectors, force)
+    joined = wanted_content(vectors, semantic_ids, force)
     if every is not None:
         useless = [n for n, given in (("--split", split), ("--grow", grow), ("--overwrite", overwrite)) if given]
         if useless or context is None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctr_rec.files import write_json
-from ctr_rec.prepare.content import normalised
+from ctr_rec.prepare.vectors import normalised
 from ctr_rec.schema.content import ITEM_ID, VECTOR, ContentInfo, info_path
 
 

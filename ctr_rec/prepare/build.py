@@ -30,6 +30,7 @@ from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
 from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe, read_raw
 from ctr_rec.prepare.scatter import scatter, sink
+from ctr_rec.prepare.semantic_ids import write_centres
 from ctr_rec.prepare.single_feature import single_feature_aucs, suspicious
 from ctr_rec.prepare.statistics import Moments, Statistics
 from ctr_rec.prepare.summary import print_summary
@@ -137,7 +138,7 @@ def prepare_log(
     event in the range nothing (see prepare/cut.py). What is counted is counted on the whole history all the same.
     """
     schema, log = recipe.schema, read_raw(recipe, raw, split)
-    joined = None if content is None else join_content(content, log, schema, split)
+    joined = None if content is None else join_content(content, log, schema, split, grow)
     if joined is not None:
         schema, log = joined.schema, joined.log
     check_names(schema)
@@ -154,6 +155,8 @@ def prepare_log(
             shutil.rmtree(work.folder)
             for path in log.beside:
                 shutil.copyfile(path, temporary / path.name)
+            if joined is not None and joined.centres:
+                write_centres(temporary, joined.centres)
             _write_manifest(temporary, manifest)
             with work.progress.stage("check", 1) as advance:
                 check(temporary)

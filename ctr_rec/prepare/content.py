@@ -5,6 +5,7 @@ Vectors get length 1; an item that the file has no vector for gets zeros, which 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,135 +15,166 @@ import polars as pl
 
 from ctr_rec.errors import ConfigError, DataError, SchemaError
 from ctr_rec.prepare.fingerprint import source_file
-from ctr_rec.prepare.raw import RawLog, columns_of, unreadable
+from ctr_rec.prepare.raw import RawLog, canonical_events, columns_of, unreadable
+from ctr_rec.prepare.semantic_ids import NONE, Float64, SemanticIds, assign, fit, read_centres
+from ctr_rec.prepare.vectors import read_vectors
 from ctr_rec.schema.content import CONTENT, ITEM_ID, VECTOR, ContentInfo, info_path, load_info
 from ctr_rec.schema.log import TICKS_PER_SECOND, Feature, Kind, LogSchema, Side, Split
-from ctr_rec.schema.manifest import ContentSource
+from ctr_rec.schema.manifest import ContentSource, SourceFile, load_manifest
+
+KEY = "_key"  # an item id as text, or as integer where both sides have integers
 
 
 @dataclass(frozen=True)
 class Content:
-    """What `prepare` is asked to join. force: also vectors that were learnt from the validation or test range."""
+    """What `prepare` is asked to join. force: also vectors that were learnt from the validation or test range.
+
+    semantic_ids: codes of the vectors besides, as categories of the item.
+    """
 
     file: Path
     force: bool = False
+    semantic_ids: SemanticIds | None = None
 
 
-def wanted_content(file: Path | None, force: bool) -> Content | None:
+def wanted_content(file: Path | None, semantic_ids: str | None, force: bool) -> Content | None:
     """What the options of `prepare` ask for. Raises ConfigError where one would do nothing."""
-    if file is None and force:
-        raise ConfigError("prepare --force belongs to --content FILE; add that, or remove it")
-    return None if file is None else Content(file, force)
+    useless = [n for n, given in (("--semantic-ids", semantic_ids), ("--force", force)) if given]
+    if file is None and useless:
+        raise ConfigError(f"prepare: {' and '.join(useless)} without --content FILE would do nothing; add it")
+    if file is None:
+        return None
+    return Content(file, force, None if semantic_ids is None else SemanticIds.parse(semantic_ids))
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Raw log and schema with the new feature, what the manifest says of it, and what is odd about it."""
+    """Raw log and schema with the new features, what the manifest says of them, and what is odd about them.
+
+    centres: of semantic ids, by level.
+    """
 
     log: RawLog
     schema: LogSchema
     source: ContentSource
     notes: tuple[str, ...]
+    centres: tuple[Float64, ...] = ()
 
 
-def join_content(content: Content, log: RawLog, schema: LogSchema, split: Split) -> Joined:
-    """The raw log with a vector per item.
+def join_content(content: Content, log: RawLog, schema: LogSchema, split: Split, grow: Path | None = None) -> Joined:
+    """The raw log with a vector per item, and its codes where they are asked for.
+
+    grow: the prepared log that this one grows from: its centres are taken, and its vectors' space must be the same.
 
     Raises:
-        DataError: the file is no file of vectors, shares no item with the log, or was learnt from times that the split
-        scores. SchemaError: the schema has a feature of that name. ConfigError: the JSON beside the file is another.
+        DataError: the file is no file of vectors, shares no item with the log, was learnt from times that the split
+        scores, or is of another space than the old log's. SchemaError: the schema has a feature of that name.
+        ConfigError: the JSON beside the file is another, or there are fewer items than centres.
     """
-    if any(f.name == CONTENT for f in schema.features):
-        raise SchemaError(
-            f"schema {schema.name!r} has a feature {CONTENT!r} of its own, the name that --content needs; rename it, "
-            "or prepare without --content"
-        )
+    wanted = content.semantic_ids
+    _check_names(schema, wanted)
     info = load_info(content.file)
     notes = _check_times(content, info, schema, split)
-    vectors, dim = read_vectors(content.file)
+    source = source_file(content.file)
+    if grow is not None:
+        _check_space(grow, source, info)
+    file, dim = read_vectors(content.file)
     items = _items(log)
     kind = columns_of(items, "items", log.name())[ITEM_ID]
-    key = pl.Int64 if kind.is_integer() and vectors.schema[ITEM_ID].is_integer() else pl.String
-    vectors = vectors.select(pl.col(ITEM_ID).cast(key).alias("_key"), pl.col(VECTOR).alias(CONTENT))
-    keyed = items.with_columns(pl.col(ITEM_ID).cast(key).alias("_key"))
+    key = pl.col(ITEM_ID).cast(pl.Int64 if kind.is_integer() and file.schema[ITEM_ID].is_integer() else pl.String)
+    vectors = file.select(key.alias(KEY), pl.col(VECTOR).alias(CONTENT))
+    keyed = items.with_columns(key.alias(KEY))
     covered, of = _coverage(keyed, vectors, content.file, log)
-    joined = keyed.join(vectors.lazy(), on="_key", how="left", maintain_order="left").drop("_key")
     if covered < of:
         notes.append(f"{content.file.name} has no vector for {of - covered:,} of {of:,} items; theirs are zeros")
-    feature = Feature(name=CONTENT, kind=Kind.VECTOR, side=Side.ITEM, dim=dim)
-    beside = [p for p in (content.file, info_path(content.file)) if p.is_file()]
+    centres: tuple[Float64, ...] = ()
+    if wanted is not None:
+        seen = None if grow is not None else _seen_in_training(log, schema, split, key)
+        centres = tuple(fit(_matrix(vectors, seen), wanted) if grow is None else read_centres(grow, wanted, dim))
+        matrix = _matrix(vectors)
+        vectors = vectors.with_columns(wanted.columns(assign(matrix, centres), matrix.any(axis=1)))
+    joined = keyed.join(vectors.lazy(), on=KEY, how="left", maintain_order="left").drop(KEY)
+    if wanted is not None:
+        joined = joined.with_columns(pl.col(wanted.names()).fill_null(NONE))
     return Joined(
-        log=RawLog(log.events, log.users, joined, sources=(*log.sources, *beside), beside=log.beside),
-        schema=schema.model_copy(update={"features": (*schema.features, feature)}),
-        source=ContentSource(file=source_file(content.file), info=info, covered=covered, items=of),
+        log=dataclasses.replace(log, items=joined, sources=(*log.sources, *_files(content.file))),
+        schema=_with_features(schema, dim, wanted),
+        source=ContentSource(file=source, info=info, covered=covered, items=of),
         notes=tuple(notes),
+        centres=centres,
     )
 
 
-def read_vectors(file: Path) -> tuple[pl.DataFrame, int]:
-    """(item_id, vector), each vector a list of float32 at length 1 (zeros stay zeros), and how many numbers it has.
+def _files(file: Path) -> list[Path]:
+    return [p for p in (file, info_path(file)) if p.is_file()]
 
-    Raises:
-        DataError: no Parquet file, other columns, an id twice, or vectors that are ragged or not finite.
-    """
-    try:
-        frame = pl.read_parquet(file, columns=[ITEM_ID, VECTOR])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"--content {file}: expected Parquet with columns {ITEM_ID} and {VECTOR} (a list of numbers), got "
-            f"{str(error).splitlines()[0]}; make it with `ctr-rec content`, or write your own"
-        ) from error
-    kind = frame.schema[VECTOR]
-    inner = pl.List(kind.inner).inner if isinstance(kind, (pl.List, pl.Array)) and kind.inner is not None else None
-    ids = frame.schema[ITEM_ID]
-    if not isinstance(inner, pl.DataType) or not inner.is_float() or not (ids.is_integer() or ids == pl.String):
-        raise DataError(
-            f"--content {file}: expected {ITEM_ID} an integer or a string and {VECTOR} a list of floats, got {ids} and "
-            f"{kind}; cast them"
+
+def _check_names(schema: LogSchema, wanted: SemanticIds | None) -> None:
+    taken = {f.name for f in schema.features} | {v.table for v in schema.vocabularies}
+    double = sorted(taken & {CONTENT, *(wanted.names() if wanted else ())})
+    if double:
+        raise SchemaError(
+            f"schema {schema.name!r} has {', '.join(map(repr, double))} of its own, a name that --content needs; "
+            "rename it in schema.py and build.py, or prepare without --content"
         )
-    frame = frame.with_columns(pl.col(VECTOR).cast(pl.List(pl.Float32)))
-    _refuse(frame, pl.col(ITEM_ID).is_null() | pl.col(ITEM_ID).is_duplicated(), file, "every item once")
-    dim = int(frame[VECTOR].list.len().max() or 0)  # pyright: ignore[reportArgumentType]
-    length = pl.col(VECTOR).list.len().fill_null(0)
-    _refuse(frame, (length != dim) | (length == 0), file, f"{dim or 'some'} numbers in every vector")
-    values = frame[VECTOR].explode().to_numpy().reshape(-1, dim)
-    bad = pl.Series(~np.isfinite(values).all(axis=1))
-    _refuse(frame, pl.lit(bad), file, "finite numbers")
-    column = pl.Series(VECTOR, normalised(values), dtype=pl.Array(pl.Float32, dim)).cast(pl.List(pl.Float32))
-    return frame.select(ITEM_ID).with_columns(column), dim
 
 
-def normalised(vectors_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Each row at length 1, rows of zeros as they are. [N, D]"""
-    wide = vectors_ND.astype(np.float64)
-    length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-    return (wide / np.where(length > 0, length, 1.0)).astype(np.float32)
+def _with_features(schema: LogSchema, dim: int, wanted: SemanticIds | None) -> LogSchema:
+    vector = Feature(name=CONTENT, kind=Kind.VECTOR, side=Side.ITEM, dim=dim)
+    new = {
+        "features": (*schema.features, vector, *(wanted.features() if wanted else ())),
+        "vocabularies": (*schema.vocabularies, *(wanted.vocabularies() if wanted else ())),
+    }
+    return schema.model_copy(update=new)
 
 
-def _refuse(frame: pl.DataFrame, bad: pl.Expr, file: Path, expected: str) -> None:
-    found = frame.filter(bad)
-    if frame.height and not found.height:
-        return
-    got = f"{found.height} other rows, the first of item {found[ITEM_ID][0]!r}" if found.height else "no row"
-    raise DataError(f"--content {file}: expected {expected}, got {got}; mend the file, or leave such items out")
+def _check_space(grow: Path, source: SourceFile, info: ContentInfo | None) -> None:
+    """A model that goes on must find the vectors it knows. Raises DataError where they may be others."""
+    old = load_manifest(grow).content
+    if old is None or old.file.sha256 == source.sha256:
+        return  # where the old log has none, its schema says so
+    before, now = (i.model if i is not None else None for i in (old.info, info))
+    if before is None or before != now:
+        raise DataError(
+            f"--content: {grow} has vectors of {old.file.name}, made by {before or 'nobody says what'}; {source.name} "
+            f"is made by {now or 'nobody says what'}, so its vectors may mean something else: give the same file, or "
+            "one of the same model, or prepare without --grow and start a new run"
+        )
+
+
+def _seen_in_training(log: RawLog, schema: LogSchema, split: Split, key: pl.Expr) -> pl.DataFrame:
+    """Keys of the items that have an event up to the end of the training range."""
+    events = canonical_events(log, schema).filter(pl.col("time") <= split.train_end)
+    try:
+        return events.select(key.alias(KEY)).unique().collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise unreadable(error, "events", log.name()) from error
+
+
+def _matrix(vectors: pl.DataFrame, only: pl.DataFrame | None = None) -> npt.NDArray[np.float32]:
+    """All vectors, or those of some items that are not zeros, [N, D], in the file's order."""
+    chosen = vectors if only is None else vectors.join(only, on=KEY, how="semi", maintain_order="left")
+    matrix = chosen[CONTENT].explode().to_numpy().reshape(chosen.height, -1)
+    return matrix if only is None else matrix[matrix.any(axis=1)]
 
 
 def _items(log: RawLog) -> pl.LazyFrame:
+    """The recipe's items, or where it has none every item of the events."""
     return log.items if log.items is not None else log.events.select(ITEM_ID).unique(maintain_order=True)
 
 
 def _coverage(keyed: pl.LazyFrame, vectors: pl.DataFrame, file: Path, log: RawLog) -> tuple[int, int]:
     """How many items have a vector, and how many there are."""
     try:
-        ids = keyed.select("_key").collect(engine="streaming")
+        ids = keyed.select(KEY).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         raise unreadable(error, "items", log.name()) from error
-    covered = ids.join(vectors.select("_key"), on="_key", how="semi").height
+    covered = ids.join(vectors.select(KEY), on=KEY, how="semi").height
     if covered == 0:
-        first = ids["_key"][0] if ids.height else "none"
+        first = ids[KEY][0] if ids.height else "none"
         raise DataError(
             f"--content {file}: none of its {vectors.height:,} items is in {log.name()} (its first is "
-            f"{vectors['_key'][0]!r}, the log's {first!r}); is it the file of another log?"
+            f"{vectors[KEY][0]!r}, the log's {first!r}); is it the file of another log?"
         )
     return covered, ids.height
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "schema": GROUND,
     "prepare": DATA | {"batch", "metrics"},
-    "content": DATA | {"prepare"},
+    "content": DATA | {"prepare", "batch"},
     "batch": BATCH,
     "ops": {"errors"},
     "layers": DENSE,
