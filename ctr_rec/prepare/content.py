@@ -192,7 +192,7 @@ def _check_times(content: Content, info: ContentInfo | None, schema: LogSchema, 
         ]
     if info.trained_until is None or info.time_unit is None:
         return []
-    until = info.trained_until * schema.ticks_per_second // TICKS_PER_SECOND[info.time_unit]
+    until = -(-info.trained_until * schema.ticks_per_second // TICKS_PER_SECOND[info.time_unit])  # rounded up
     if until <= scored:
         return []
     sentence = f"{content.file.name} was learnt from times up to {until}, but what comes after {scored} is scored"
