@@ -65,8 +65,8 @@ def content_cooccurrence(
     ids = open_parquet(join_path(log, "items", "items.parquet")).read([ITEM_ID]).column(ITEM_ID).combine_chunks()
     info = ContentInfo(
         method="cooccurrence",
-        model=f"cooccurrence of {manifest.data_schema.name} {manifest.fingerprint[:16]}, seed {seed}",
-        settings={"window": window, "dim": dim, "seed": seed, "log": manifest.fingerprint},
+        model=f"cooccurrence in {manifest.data_schema.name} {manifest.fingerprint[:16]}, window {window}, seed {seed}",
+        settings={"log": manifest.fingerprint, "window": window, "dim": dim, "seed": seed},
         trained_from=manifest.time_range[0],
         trained_until=manifest.split.train_end,
         time_unit=manifest.data_schema.time_unit,

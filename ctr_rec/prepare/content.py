@@ -97,16 +97,12 @@ def join_content(content: Content, log: RawLog, schema: LogSchema, split: Split,
     if wanted is not None:
         joined = joined.with_columns(pl.col(wanted.names()).fill_null(NONE))
     return Joined(
-        log=dataclasses.replace(log, items=joined, sources=(*log.sources, *_files(content.file))),
+        log=dataclasses.replace(log, items=joined),
         schema=_with_features(schema, dim, wanted),
         source=ContentSource(file=source, info=info, covered=covered, items=of),
         notes=tuple(notes),
         centres=centres,
     )
-
-
-def _files(file: Path) -> list[Path]:
-    return [p for p in (file, info_path(file)) if p.is_file()]
 
 
 def _check_names(schema: LogSchema, wanted: SemanticIds | None) -> None:

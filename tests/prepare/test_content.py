@@ -98,7 +98,6 @@ def test_the_manifest_names_file_checksum_range_and_coverage(tmp_path: Path) -> 
     assert (manifest.content.info.trained_from, manifest.content.info.trained_until) == (3, 600)
     # The raw items are 0 to 18.
     assert (manifest.content.covered, manifest.content.items) == (15, 19)
-    assert [s.name for s in manifest.sources] == ["look.parquet", "look.json"]
     assert "look.parquet has no vector for 4 of 19 items; theirs are zeros" in manifest.notes
     assert build(random_raw(), tmp_path / "plain").content is None
 
