@@ -1,10 +1,11 @@
-"""Similarities as integers that rank without ties: the nearer first, of equals the later position.
+"""Cosines that are exact, and integers that rank them without ties: the nearer first, of equals the later position.
 
-Why: a product of one pair of rows differs in its last bits with the shape of the matrix it is computed in, so equal
-similarities (two events of one item) would be ordered by chance. Rounded to 2^-20, a thousandth of a percent of what
-separates neighbours, they are equal again, and what is found depends on the rows alone.
+Why: in floating point a product of two rows differs in its last bits with the shape of the matrix it is computed in, so
+what an impression finds would depend on who is in its batch, and equal rows (two events of one item) would be ordered
+by chance. Unit vectors rounded to 2^-25 multiply to multiples of 2^-50, and their sums stay below 2: float64 holds
+all of them exactly, in whatever order they are added. The price is a product in float64, twice the time of float32.
 
-Legend: B, Q, K problems, queries and keys of a bucket; C width.
+Legend: B, Q, K problems, queries and keys of a bucket; R rows, C width.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-STEPS = 1 << 20
-"""Steps of similarity between 0 and 1."""
+STEPS = 1 << 28
+"""Steps of a cosine between 0 and 1 in a rank."""
+_GRID = 1 << 25
 _PLACES = 1 << 32
 NOTHING = -1
 """Rank of a pair that does not count."""
 
 
 def unit(x_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of length 1 in float32 or more, and which rows have a direction at all: bool [R]. A zero row stays zero."""
-    x_RC = x_RC.detach().to(torch.promote_types(x_RC.dtype, torch.float32))
-    return normalize(x_RC, dim=1, eps=torch.finfo(x_RC.dtype).tiny), x_RC.ne(0).any(dim=1)
+    """Rows of length 1 in float64, rounded to 2^-25, and which rows have a direction at all: bool [R]."""
+    x_RC = x_RC.detach().to(torch.float64)
+    unit_RC = normalize(x_RC, dim=1, eps=torch.finfo(torch.float64).tiny)
+    return unit_RC.mul_(_GRID).round_().div_(_GRID), x_RC.ne(0).any(dim=1)
 
 
 def rank_of(similarity_BQK: Tensor, hidden_BQK: Tensor) -> Tensor:
