@@ -105,7 +105,7 @@ class ESTTower(Tower):
         return found
 
     def _sequences(self, batch: Batch) -> list[Sequences]:
-        found = list(self.tokens.sequences(batch).values())
+        found = list(self.tokens.sequences(batch).sequences.values())
         return found if self.config.lca else [of.of_impressions() for of in found]
 
 
