@@ -3,8 +3,7 @@
 So EST (arXiv 2602.10811, section 5.1) gives behaviours to models that take no sequence: MLP, AutoInt, DCNv2, RankMixer,
 HiFormer. How the candidate meets the sequence is not stated.
 
-Legend: N impressions, L feature tokens, B behaviour sequences of an impression, S distinct sequences, P behaviour
-tokens, D token width.
+Legend: N impressions, L feature tokens, B behaviour sequences of an impression, D token width.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ctr_rec.batch.batch import Batch
-from ctr_rec.layers.behaviours import Sequences, distinct_sequences
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
@@ -55,30 +53,17 @@ class CompressedTokens(nn.Module):
         compressed = []
         for name, attention in self.attention.items():
             behaviours = tokens.behaviours[name]
-            row_P, offsets_N1 = rows_read(behaviours.sequences)
-            compressed.append(attention(target_ND, behaviours.x_PD, row_P, offsets_N1, {}))
+            rows = behaviours.sequences.rows_of_impressions()
+            compressed.append(attention(target_ND, behaviours.x_PD, *rows, {}))
         return torch.cat([tokens.features_NLD, torch.stack(compressed, dim=1)], dim=1)
 
     def axes(self) -> dict[str, Axes]:
         return within("inputs", self.inputs.axes())
 
     def flops(self, batch: Batch) -> int:
-        total = self.inputs.flops(batch)
+        total, sequences = self.inputs.flops(batch), self.inputs.sequences(batch)
         for name, attention in self.attention.items():
             assert isinstance(attention, TargetAttention)
-            history = batch.histories[name]
-            behaviours = distinct_sequences(history).position_P.shape[0]
-            total += attention.flops(batch.num_impressions, behaviours, history.values.shape[0])
+            rows_P, _ = sequences[name].rows_of_impressions()
+            total += attention.flops(batch.num_impressions, len(sequences[name].position_P), len(rows_P))
         return total
-
-
-def rows_read(sequences: Sequences) -> tuple[Tensor, Tensor]:
-    """Which behaviour tokens each impression reads: rows of them and int64 [N + 1] offsets. Vectors stay shared."""
-    offsets_S1, segment_N = sequences.offsets_S1, sequences.segment_N
-    if segment_N is None:
-        return torch.arange(sequences.position_P.shape[0], device=offsets_S1.device), offsets_S1
-    length_N = offsets_S1.diff()[segment_N]
-    offsets_N1 = torch.cat([length_N.new_zeros(1), length_N.cumsum(0)])
-    shift_N = offsets_S1[:-1][segment_N] - offsets_N1[:-1]
-    row_P = torch.arange(int(offsets_N1[-1]), device=length_N.device) + shift_N.repeat_interleave(length_N)
-    return row_P, offsets_N1

@@ -9,21 +9,31 @@ import torch
 from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
-from ctr_rec.layers.behaviours import Sequences, distinct_sequences
-from ctr_rec.layers.compressed import CompressedTokens, rows_read
+from ctr_rec.layers.behaviours import distinct_sequences
+from ctr_rec.layers.compressed import CompressedTokens
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.retrieval import RetrievalSettings
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
 from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.tower import Filling
-from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, Log, look_up, make_batch, random_log
+from tests.models.streams import CHANNELS, CONTENT, ITEMS_ONLY, Log, look_up, make_batch, random_log
 
 D = 6
 
 
-def _layer() -> CompressedTokens:
-    layer = CompressedTokens(
-        SPEC, TokenSettings(width=D, recent="all"), TargetAttentionSettings(hidden=(5, 3)), tuple(CHANNELS), "a test"
-    ).double()
+RECENT = TokenSettings(width=D, recent="all")
+RETRIEVED = TokenSettings(
+    width=D,
+    recent="liked",
+    content="content",
+    retrieval=RetrievalSettings(channel="all", most=2, feature="content"),
+    simtier=True,
+)
+
+
+def _layer(settings: TokenSettings = RECENT) -> CompressedTokens:
+    attention = TargetAttentionSettings(hidden=(5, 3))
+    layer = CompressedTokens(CONTENT, settings, attention, tuple(CHANNELS), "a test").double()
     for parameter in layer.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter)
@@ -33,52 +43,46 @@ def _layer() -> CompressedTokens:
 def _by_loops(layer: CompressedTokens, embedded: Embedded, batch: Batch) -> Tensor:
     """Impression by impression and behaviour by behaviour, on the tokens of the distinct sequences."""
     tokens = layer.inputs(embedded, batch)
-    behaviours = tokens.behaviours["all"]
-    sequences, unit = behaviours.sequences, layer.attention["all"]
-    assert isinstance(unit, TargetAttention)
-    assert sequences.segment_N is not None
     rows = []
     for n in range(batch.num_impressions):
         named = dict(zip(layer.inputs.names, tokens.features_NLD[n], strict=True))
-        t = named["candidate/item"] + named["candidate/genres"] + named["candidate/year"]
-        s = int(sequences.segment_N[n])
-        pooled = torch.zeros(D, dtype=torch.float64)
-        for p in range(int(sequences.offsets_S1[s]), int(sequences.offsets_S1[s + 1])):
-            h = behaviours.x_PD[p]
-            x = unit.first(torch.cat([t, h, t - h, t * h])).relu()
-            for further in unit.hidden:
-                x = further(x).relu()
-            pooled = pooled + unit.out(x) * h
-        rows.append(torch.stack([*named.values(), pooled]))
-    return torch.stack(rows) if rows else torch.zeros(0, len(layer.names), D, dtype=torch.float64)
+        t = sum((token for name, token in named.items() if name.startswith("candidate/")), torch.zeros(D))
+        for name, behaviours in tokens.behaviours.items():
+            unit, sequences = layer.attention[name], behaviours.sequences
+            assert isinstance(unit, TargetAttention)
+            s = n if sequences.segment_N is None else int(sequences.segment_N[n])
+            pooled = torch.zeros(D, dtype=torch.float64)
+            for p in range(int(sequences.offsets_S1[s]), int(sequences.offsets_S1[s + 1])):
+                h = behaviours.x_PD[p]
+                x = unit.first(torch.cat([t, h, t - h, t * h])).relu()
+                for further in unit.hidden:
+                    x = further(x).relu()
+                pooled = pooled + unit.out(x) * h
+            named[f"sequence/{name}"] = pooled
+        assert tuple(named) == layer.names
+        rows.append(torch.stack(list(named.values())))
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("log", [random_log(0), random_log(1, delay=4), Log((), random_log(0).impressions[:2], 4)])
-def test_equals_din_pair_by_pair(log: Log) -> None:
-    layer = _layer()
-    batch = make_batch(log, Filling.POINTWISE)
-    embedded = look_up(batch)
+@pytest.mark.parametrize("settings", [RECENT, RETRIEVED], ids=["recent", "recent and retrieved"])
+def test_equals_din_pair_by_pair(settings: TokenSettings, log: Log) -> None:
+    layer = _layer(settings)
+    batch = make_batch(log, Filling.POINTWISE, CONTENT)
+    embedded = look_up(batch, CONTENT)
     got, expected = layer(embedded, batch), _by_loops(layer, embedded, batch)
-    assert layer.names[-1] == "sequence/all"
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     weights, wanted = torch.randn_like(got), list(layer.parameters())
-    ours = torch.autograd.grad((got * weights).sum(), wanted, materialize_grads=True)
+    ours = torch.autograd.grad((got * weights).sum(), wanted)
     theirs = torch.autograd.grad((expected * weights).sum(), wanted, materialize_grads=True, allow_unused=True)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
-def test_a_sequence_that_many_read_is_read_by_each() -> None:
-    shared = Sequences(torch.tensor([4, 5, 7]), torch.tensor([0, 0, 2, 3]), torch.tensor([1, 0, 2, 1]))
-    rows, offsets = rows_read(shared)
-    assert rows.tolist() == [0, 1, 2, 0, 1]
-    assert offsets.tolist() == [0, 2, 2, 3, 5]
-
-
-def test_own_sequences_are_read_in_order() -> None:
-    rows, offsets = rows_read(Sequences(torch.tensor([4, 5, 7]), torch.tensor([0, 2, 2, 3])))
-    assert rows.tolist() == [0, 1, 2]
-    assert offsets.tolist() == [0, 2, 2, 3]
+def test_tokens_are_named() -> None:
+    names = _layer(RETRIEVED).names
+    assert names[:3] == ("candidate/item", "candidate/genres", "candidate/year")
+    assert names[-3:] == ("simtier", "sequence/liked", "sequence/retrieved")
 
 
 def test_flops_count_pairs_and_distinct_behaviours() -> None:
@@ -86,7 +90,9 @@ def test_flops_count_pairs_and_distinct_behaviours() -> None:
     log = random_log(0)
     first = max(log.impressions, key=lambda i: i.request_time)
     # A second candidate of the same request reads the same behaviours.
-    batch = make_batch(replace(log, impressions=(first, replace(first, item=first.item + 1))), Filling.POINTWISE)
+    batch = make_batch(
+        replace(log, impressions=(first, replace(first, item=first.item + 1))), Filling.POINTWISE, CONTENT
+    )
     history = batch.histories["all"]
     distinct = distinct_sequences(history).position_P.shape[0]
     assert 2 * distinct == history.values.shape[0] > 0

@@ -13,6 +13,7 @@ import torch
 
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.retrieval import RetrievalSettings, Search
 from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.autoint import AutoIntConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
@@ -56,6 +57,13 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
 TOKENS = TokenSettings(width=6, recent="all")
 CASES: dict[str, TowerConfig] = {
     "token_mlp": TokenMLPConfig(tokens=TOKENS),
+    "token_mlp_retrieval": TokenMLPConfig(
+        tokens=TokenSettings(
+            width=6,
+            recent="liked",
+            retrieval=RetrievalSettings(channel="all", most=3, by=Search.ID, feature="item"),
+        )
+    ),
     "token_dcn_v2": TokenDCNv2Config(tokens=TOKENS, rank=3),
     "autoint": AutoIntConfig(tokens=TOKENS),
     "rankmixer": RankMixerConfig(tokens=TOKENS, ffn=5),
