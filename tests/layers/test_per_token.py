@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ctr_rec.layers.per_token import PerTokenLinear, PerTokenSwiGLU, SwiGLU
+from ctr_rec.layers.per_token import PerTokenGELU, PerTokenLinear, PerTokenSwiGLU, SwiGLU
 
 NAMES = ("film", "hour", "age")
 
@@ -48,6 +48,22 @@ def test_swiglu_of_each_token_is_the_shared_one_with_its_weights() -> None:
     assert layer.flops(7) == 3 * shared.flops(7) == 3 * 2 * 7 * 3 * 4 * 5
 
 
+def test_gelu_of_each_token_is_two_layers_with_its_weights() -> None:
+    torch.manual_seed(0)
+    layer = PerTokenGELU(NAMES, 4, 5)
+    into, out = layer.into, layer.out
+    assert into.bias_LE is not None
+    assert out.bias_LE is not None
+    for bias in (into.bias_LE, out.bias_LE):
+        nn.init.normal_(bias)
+    x_NLD = torch.randn(7, 3, 4)
+    got = layer(x_NLD)
+    for token in range(3):
+        inner = functional.gelu(x_NLD[:, token] @ into.weight_LDE[token] + into.bias_LE[token])
+        torch.testing.assert_close(got[:, token], inner @ out.weight_LDE[token] + out.bias_LE[token])
+    assert layer.flops(7) == 7 * 3 * 2 * (4 * 5 + 5 * 4)
+
+
 def test_swiglu_is_its_formula() -> None:
     torch.manual_seed(1)
     layer = SwiGLU(3, 4)
@@ -60,3 +76,10 @@ def test_rows_of_the_weights_are_named_by_their_tokens() -> None:
     tokens = (("film", 1), ("hour", 1), ("age", 1))
     assert PerTokenLinear(NAMES, 4, 6, True).axes() == {"weight_LDE": (tokens, None, None), "bias_LE": (tokens, None)}
     assert set(PerTokenSwiGLU(NAMES, 4, 6).axes()) == {"gate_and_up.weight_LDE", "out.weight_LDE"}
+    wide = (("part for film", 2), ("part for hour", 2))
+    assert PerTokenGELU(NAMES, 4, 6).axes(wide) == {
+        "into.weight_LDE": (tokens, wide, None),
+        "into.bias_LE": (tokens, None),
+        "out.weight_LDE": (tokens, None, wide),
+        "out.bias_LE": (tokens, wide),
+    }
