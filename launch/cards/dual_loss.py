@@ -28,7 +28,7 @@ ROOT = Path("runs/card_dual_loss")
 RECIPES = "launch/recipes/movielens.py"
 SEEDS = (1, 2, 3)
 # Steps between validations, of packed and of pointwise batches.
-EVERY = {"grab": 15, "din": 24}
+EVERY = {"grab": 46, "din": 24}
 # The arms without the original: no second network, and no channels that only it reads.
 PLAIN = {"train.strategy": "joint", "train.dual_loss.fade_steps": "100", "data.channels": "{}", "beside": "null"}
 COLD = {**PLAIN, "warm_start": "null"}

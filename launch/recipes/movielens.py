@@ -210,7 +210,7 @@ def grab_dual() -> Run:
             "train": TrainConfig(
                 epochs=2, strategy="dual_loss_warm_start", dual_loss=DualLoss(fade_steps=50), threads=PACKED_THREADS
             ),
-            "validation": Validation(metric="auc", every=15),
+            "validation": Validation(metric="auc", every=46),
         }
     )
 
