@@ -13,10 +13,15 @@ import torch
 
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.retrieval import RetrievalSettings, Search
+from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.full_attention import Block, FullAttentionConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.baselines.mtgr import MTGRConfig
+from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
@@ -47,7 +52,22 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
         channels={"all": Behaviours(window=6)},
     ),
 }
+TOKENS = TokenSettings(width=6, recent="all")
+BY_ID = TokenSettings(
+    width=6, recent="all", retrieval=RetrievalSettings(channel="liked", most=1, by=Search.ID, feature="item")
+)
+BY_GENRE = TokenSettings(
+    width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.CATEGORY, feature="genres")
+)
 CASES: dict[str, TowerConfig] = {
+    "full_attention": FullAttentionConfig(tokens=BY_ID, heads=2, ffn=5),
+    "full_attention_masked": FullAttentionConfig(tokens=TOKENS, ffn=5, masked=(Block.BN, Block.NN), renormalise=False),
+    "mtgr": MTGRConfig(tokens=BY_GENRE),
+    "mtgr_visible_count": MTGRConfig(tokens=TOKENS, norm=AttentionNorm.VISIBLE_COUNT, group_norm=False),
+    "onetrans": OneTransConfig(tokens=BY_GENRE, ffn=5, span=3),
+    "onetrans_din": OneTransConfig(tokens=BY_ID, ffn=5, pyramid=False, retrieved=Retrieved.DIN),
+    "onetrans_full": OneTransConfig(tokens=BY_ID, ffn=5, span=4, top=2, retrieved=Retrieved.FULL),
+    "onetrans_shared": OneTransConfig(tokens=TOKENS, ffn=5, span=3, mixed=False),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),
