@@ -54,17 +54,14 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
 }
 TOKENS = TokenSettings(width=6, recent="all")
 BY_ID = TokenSettings(
-    width=6, recent="all", retrieval=RetrievalSettings(channel="liked", most=1, by=Search.ID, feature="item")
-)
-BY_GENRE = TokenSettings(
-    width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.CATEGORY, feature="genres")
+    width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.ID, feature="item")
 )
 CASES: dict[str, TowerConfig] = {
     "full_attention": FullAttentionConfig(tokens=BY_ID, heads=2, ffn=5),
     "full_attention_masked": FullAttentionConfig(tokens=TOKENS, ffn=5, masked=(Block.BN, Block.NN), renormalise=False),
-    "mtgr": MTGRConfig(tokens=BY_GENRE),
+    "mtgr": MTGRConfig(tokens=BY_ID),
     "mtgr_visible_count": MTGRConfig(tokens=TOKENS, norm=AttentionNorm.VISIBLE_COUNT, group_norm=False),
-    "onetrans": OneTransConfig(tokens=BY_GENRE, ffn=5, span=3),
+    "onetrans": OneTransConfig(tokens=BY_ID, ffn=5, span=3),
     "onetrans_din": OneTransConfig(tokens=BY_ID, ffn=5, pyramid=False, retrieved=Retrieved.DIN),
     "onetrans_full": OneTransConfig(tokens=BY_ID, ffn=5, span=4, top=2, retrieved=Retrieved.FULL),
     "onetrans_shared": OneTransConfig(tokens=TOKENS, ffn=5, span=3, mixed=False),
