@@ -24,7 +24,7 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 SEQUENCE_CHANNELS = {"recent": Channel(last=50), "lifelong": Channel(last=1000)}
 # What the candidate retrieves is searched for by the likeness of film embeddings: the log has no content.
 SEQUENCE_TOKENS = TokenSettings(
-    width=64, retrieval=RetrievalSettings(channel="lifelong", most=20, by=Search.ID, feature="item")
+    width=64, retrieval=RetrievalSettings(channel="lifelong", most=20, by=Search.ID, feature="film")
 )
 
 
