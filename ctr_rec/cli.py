@@ -10,46 +10,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 from click.core import ParameterSource
 
 from ctr_rec.errors import ConfigError, CtrRecError
 from ctr_rec.sentences import fail, os_sentence, say, speaks
+from ctr_rec.verbs import DEBUG, EVENTS, HELP, PATH, SPLIT, Verbs
+from ctr_rec.verbs.content import content
 
-PATH = click.Path(path_type=Path)
 USER_ERROR, INTERRUPTED = 2, 130
-# train: the range of another log, such as the next period's, that the run has not seen.
-SPLIT = click.Choice(["train", "valid", "test"])
-EVENTS = click.IntRange(min=1)
-HELP = {"help_option_names": ["-h", "--help"]}
-
-
-class Verb(click.Command):
-    """A command that also takes --debug after its name, where people type it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Said of every verb, not inherited: click keeps the option that a verb had when it was first asked alone.
-        super().__init__(*args, **{**kwargs, "context_settings": HELP})
-        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
-
-    def get_short_help_str(self, limit: int = 45) -> str:
-        """The whole first sentence in the list of verbs; click would cut it off."""
-        return super().get_short_help_str(max(limit, 200))
-
-
-class Verbs(click.Group):
-    """Lists verbs in the order of a project's life instead of the alphabet's."""
-
-    command_class = Verb
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=Verbs, context_settings=HELP)
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@DEBUG
 @click.version_option(package_name="ctr-rec", prog_name="ctr-rec")
 def commands() -> None:
     """Click-through-rate models on jagged behaviour sequences, with sharded embedding tables.
@@ -76,6 +51,9 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
     return 0
 
 
+commands.add_command(content)
+
+
 @commands.command()
 @click.argument("recipe_dir", type=PATH)
 @click.option("--raw", type=PATH, required=True, help="The raw log: a file, or a folder in the publisher's own layout.")
@@ -87,6 +65,9 @@ def init(log: Path, out: Path | None, user: str | None, item: str | None, time: 
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing prepared log once the new one is complete.")
 @click.option("--grow", type=PATH, help="Prepared log whose table rows are kept; new ids get the rows behind them.")
+@click.option("--content", "vectors", type=PATH, help="Parquet of item_id and vector: becomes item feature `content`.")
+@click.option("--semantic-ids", metavar="3x256", help="With --content: residual k-means codes as item features.")
+@click.option("--force", is_flag=True, help="With --content: also vectors learnt from times that the split scores.")
 @click.option("--every", metavar="1d|7d|6h", help="One prepared log per period below --out, each grown from the last.")
 @click.option("--context", type=int, help="With --every: events of a user kept before each period (layers x window).")
 @click.option("--start", metavar="DATE", help="With --every: when the first period begins, UTC; default a midnight.")
@@ -98,12 +79,18 @@ def prepare(
     split: str | None,
     overwrite: bool,
     grow: Path | None,
+    vectors: Path | None,
+    semantic_ids: str | None,
+    force: bool,
     every: str | None,
     context: int | None,
     start: str | None,
     end: str | None,
 ) -> int:
     """Turn raw files into typed Parquet, one row per user, and check what was written."""
+    from ctr_rec.prepare.content import wanted_content
+
+    joined = wanted_content(vectors, semantic_ids, force)
     if every is not None:
         useless = [n for n, given in (("--split", split), ("--grow", grow), ("--overwrite", overwrite)) if given]
         if useless or context is None:
@@ -113,14 +100,14 @@ def prepare(
             )
         from ctr_rec.prepare.periods import Grid, prepare_periods
 
-        prepare_periods(recipe_dir, raw, out, Grid(every, start, end), context)
+        prepare_periods(recipe_dir, raw, out, Grid(every, start, end), context, joined)
         return 0
     useless = [n for n, given in (("--context", context), ("--start", start), ("--end", end)) if given is not None]
     if useless:
         raise ConfigError(f"prepare: {' and '.join(useless)} cut a log into periods; add --every 1d, or remove them")
     from ctr_rec.prepare.build import prepare as build
 
-    build(recipe_dir, raw, out, split=split, overwrite=overwrite, grow=grow)
+    build(recipe_dir, raw, out, split=split, overwrite=overwrite, grow=grow, content=joined)
     return 0
 
 

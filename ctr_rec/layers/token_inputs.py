@@ -66,6 +66,16 @@ class Tokens:
     behaviours: dict[str, Behaviours]
 
 
+@dataclass(frozen=True)
+class Read:
+    """The behaviour sequences of a batch, by name. similarity_P: cosine of contents of each pair of candidate and
+    retrieved behaviour, where they were found by it.
+    """
+
+    sequences: dict[str, Sequences]
+    similarity_P: Tensor | None
+
+
 class TokenInputs(nn.Module):
     """Feature tokens of each impression and behaviour tokens of each distinct sequence.
 
@@ -88,10 +98,12 @@ class TokenInputs(nn.Module):
         self.features = FeatureTokens(spec, settings.context, self.item, settings.width)
         self.names = self.features.names + ((SIMTIER,) if settings.simtier else ())
         self.events = EventEncoder(spec, item_width, settings.behaviour.use_action)
-        self._compared_width = 0
+        self._compared_width, self._by_content = 0, False
         if settings.retrieval is not None:
             compared = next(f for f in spec.item if f.name == settings.retrieval.feature)
             self._compared_width = feature_width(spec, compared)
+            # A search by the very vectors that tiers count knows likeness already.
+            self._by_content = settings.retrieval.by is Search.CONTENT and compared.name == settings.content
         sequences = (settings.recent,) if settings.retrieval is None else (settings.recent, RETRIEVED)
         self.behaviours = nn.ModuleDict(
             {
@@ -106,36 +118,41 @@ class TokenInputs(nn.Module):
         item_MD = join(self.item, embedded.items, batch.items, batch.item.shape[0])
         events = self.events(item_MD, embedded, batch)
         found = {}
-        for name, sequences in self.sequences(batch, embedded).items():
+        read = self.sequences(batch, embedded)
+        for name, sequences in read.sequences.items():
             tokens = self.behaviours[name]
             assert isinstance(tokens, BehaviourTokens)
             found[name] = Behaviours(tokens(events, sequences, batch), sequences)
         features_NLD = self.features(embedded, batch)
         if self.tier_mlp is not None:
-            token_N1D = self.tier_mlp(self._tiers(found, batch)).unsqueeze(1)
+            token_N1D = self.tier_mlp(self._tiers(read, batch)).unsqueeze(1)
             features_NLD = torch.cat([features_NLD, token_N1D], dim=1)
         return Tokens(features_NLD, found)
 
-    def sequences(self, batch: Batch, embedded: Embedded | None = None) -> dict[str, Sequences]:
-        """By name. Without embeddings the newest events stand for those that a search by id would find."""
+    def sequences(self, batch: Batch, embedded: Embedded | None = None) -> Read:
+        """Without embeddings the newest events stand for those that a search by id would find."""
         found = {self.settings.recent: distinct_sequences(batch.histories[self.settings.recent])}
-        if self.settings.retrieval is not None:
-            found[RETRIEVED] = retrieve(self.settings.retrieval, embedded, batch)
-        return found
+        if self.settings.retrieval is None:
+            return Read(found, None)
+        retrieval = retrieve(self.settings.retrieval, embedded, batch)
+        found[RETRIEVED] = retrieval.sequences
+        return Read(found, retrieval.similarity_P if self._by_content else None)
 
     def content(self, batch: Batch) -> Tensor:
         """Frozen content vectors of the batch's items, [M, C], of length 1 or zero where an item has none."""
         assert self.settings.content is not None
         return batch.items.vectors[self.settings.content]
 
-    def _tiers(self, found: dict[str, Behaviours], batch: Batch) -> Tensor:
+    def _tiers(self, read: Read, batch: Batch) -> Tensor:
         """[N, tiers of all sequences]."""
         parts = []
         for name, tier in self.tiers.items():
-            # The recent sequence once per impression: its likeness is the candidate's.
-            own = found[name].sequences.of_impressions()
-            item_P = batch.event_item[own.position_P]
-            similarity_P = similarities(self.content(batch), batch.impression_item, item_P, own.offsets_S1)
+            # Each impression's own copy of a shared sequence: likeness is the candidate's.
+            own = read.sequences[name].of_impressions()
+            similarity_P = read.similarity_P if name == RETRIEVED else None
+            if similarity_P is None:
+                item_P = batch.event_item[own.position_P]
+                similarity_P = similarities(self.content(batch), batch.impression_item, item_P, own.offsets_S1)
             parts.append(tier(similarity_P, own.offsets_S1))
         return torch.cat(parts, dim=-1)
 
@@ -150,23 +167,25 @@ class TokenInputs(nn.Module):
         """Without likeness of contents: what is retrieved, and its tiers, are known ahead (see `content_flops`)."""
         total = self.features.flops(batch) + self.events.flops(batch.num_events)
         looks_T = self.events.looks(batch)
-        for name, sequences in self.sequences(batch).items():
+        for name, sequences in self.sequences(batch).sequences.items():
             tokens = self.behaviours[name]
             assert isinstance(tokens, BehaviourTokens)
             total += tokens.flops(len(looks_T[sequences.position_P].unique()))
         return total + (self.tier_mlp.flops(batch.num_impressions) if self.tier_mlp is not None else 0)
 
     def content_flops(self, batch: Batch) -> dict[str, int]:
-        """Of comparing vectors, each pair of candidate and event once: retrieval, and tiers of recent behaviours.
-
-        Tiers of what is retrieved by content need no product of their own.
+        """Of comparing vectors, each pair of candidate and event once: for retrieval, and for tiers of what was not
+        compared by that.
         """
         found, retrieval = {}, self.settings.retrieval
         if retrieval is not None and retrieval.by is not Search.CATEGORY:
             pairs = len(batch.histories[retrieval.channel].values)
             found["retrieval"] = 2 * pairs * self._compared_width
         if self.settings.simtier:
-            pairs = len(batch.histories[self.settings.recent].values)
+            sequences = {
+                n: of for n, of in self.sequences(batch).sequences.items() if n != RETRIEVED or not self._by_content
+            }
+            pairs = sum(len(of.rows_of_impressions()[0]) for of in sequences.values())
             found[SIMTIER] = 2 * pairs * self.content(batch).shape[1]
         return found
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.arrange import arrange
 from ctr_rec.prepare.check import check
+from ctr_rec.prepare.content import Content, join_content
 from ctr_rec.prepare.counting import ItemCounters, counter_columns
 from ctr_rec.prepare.cut import kept_in_period
 from ctr_rec.prepare.encode import by_user, event_columns, raw_ids, side_columns
@@ -29,6 +30,7 @@ from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, canonical_side, check_names
 from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe, read_raw
 from ctr_rec.prepare.scatter import scatter, sink
+from ctr_rec.prepare.semantic_ids import write_centres
 from ctr_rec.prepare.single_feature import single_feature_aucs, suspicious
 from ctr_rec.prepare.statistics import Moments, Statistics
 from ctr_rec.prepare.summary import print_summary
@@ -82,13 +84,15 @@ def prepare(
     progress: Progress | None = None,
     console: Console | None = None,
     grow: Path | None = None,
+    content: Content | None = None,
 ) -> LogManifest:
     """Builds a prepared log in `out` from raw files, by a recipe of `data/`, checks it and prints a summary.
 
     recipe_dir: folder with schema.py and build.py. raw: what the recipe's `read` takes. split: itself, the name of
     one of the recipe's, or its ends as text; the recipe's default where None. row_group_events: events per row group
     at most (whole users). partition_events: events held in memory. console: where the summary goes, standard output.
-    grow: a prepared log whose rows, scales and priors this one keeps; see prepare/grow.py.
+    grow: a prepared log whose rows, scales and priors this one keeps; see prepare/grow.py. content: frozen vectors of
+    items to be joined; see prepare/content.py.
 
     Raises:
         ConfigError: the recipe is none. SchemaError: schema and raw columns contradict each other.
@@ -106,6 +110,7 @@ def prepare(
         overwrite=overwrite,
         progress=progress,
         grow=grow,
+        content=content,
     )
     console = console or Console()
     print_summary(manifest, console, aucs)
@@ -125,16 +130,19 @@ def prepare_log(
     progress: Progress | None = None,
     grow: Path | None = None,
     context: int | None = None,
+    content: Content | None = None,
 ) -> tuple[LogManifest, Aucs]:
     """`prepare` for a recipe that is already loaded, without the summary; also returns single-feature AUCs by label.
 
     context: keep of the history before the training range only that many events of a user, and of users without an
     event in the range nothing (see prepare/cut.py). What is counted is counted on the whole history all the same.
     """
-    schema = recipe.schema
+    schema, log = recipe.schema, read_raw(recipe, raw, split)
+    joined = None if content is None else join_content(content, log, schema, split, grow)
+    if joined is not None:
+        schema, log = joined.schema, joined.log
     check_names(schema)
     old = None if grow is None else open_old(grow, schema)
-    log = read_raw(recipe, raw, split)
     with building(out, overwrite) as temporary:
         statistics = Statistics(schema, old.priors() if old is not None else None)
         passes = temporary / "passes"
@@ -147,6 +155,8 @@ def prepare_log(
             shutil.rmtree(work.folder)
             for path in log.beside:
                 shutil.copyfile(path, temporary / path.name)
+            if joined is not None and joined.centres:
+                write_centres(temporary, joined.centres)
             _write_manifest(temporary, manifest)
             with work.progress.stage("check", 1) as advance:
                 check(temporary)
@@ -154,7 +164,9 @@ def prepare_log(
                 advance(1)
             notes = [note for label, values in aucs.items() for note in suspicious(values, label)]
             notes += old.notes(split) if old is not None else []
-            manifest = manifest.model_copy(update={"notes": tuple(notes)})
+            told = {} if joined is None else {"content": joined.source}
+            notes += [] if joined is None else joined.notes
+            manifest = manifest.model_copy(update={"notes": tuple(notes), **told})
             _write_manifest(temporary, manifest)
     return manifest, aucs
 

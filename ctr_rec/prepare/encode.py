@@ -26,8 +26,10 @@ def feature_array(values: pl.Series, f: Feature, rows: Mapping[str, Rows]) -> pa
     if f.kind is Kind.NUMBER:
         return pa.array(values.to_numpy().astype(np.float32), pa.float32())
     if f.kind is Kind.VECTOR:
-        flat = values.explode().drop_nulls().to_numpy().astype(np.float32)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), f.dim)
+        # An absent vector is all zeros.
+        vectors = np.zeros((len(values), f.dim or 0), np.float32)
+        vectors[values.is_not_null().to_numpy()] = values.drop_nulls().explode().to_numpy().reshape(-1, f.dim or 0)
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), f.dim)
     # Absent text is empty.
     return pa.array(values.fill_null("").to_list(), pa.string())
 

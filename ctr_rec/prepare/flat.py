@@ -217,7 +217,7 @@ class _Flat:
             number = self.number(column)
             return number if f.side is not Side.EVENT else number.fill_null(0.0)
         if f.kind is Kind.VECTOR:
-            return pl.col(column)
+            return pl.col(column).cast(pl.List(pl.Float32))  # of a fixed size in the file, and absent at times
         if f.kind is Kind.CATEGORIES:
             return self._list(column, self._columns.lists.get(f.name))
         return self.text(column)

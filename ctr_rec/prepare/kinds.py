@@ -172,7 +172,8 @@ def _sample_time(table: Table, roles: Roles) -> pl.Expr:
 def _kind(p: Profile) -> tuple[Kind, str]:
     if isinstance(p.dtype, (pl.List, pl.Array)):
         inner = p.dtype.inner
-        if inner is not None and pl.List(inner).inner in (pl.Float32, pl.Float64) and isinstance(p.dtype, pl.Array):
+        floats = (pl.Float16, pl.Float32, pl.Float64)
+        if inner is not None and pl.List(inner).inner in floats and isinstance(p.dtype, pl.Array):
             return Kind.VECTOR, "a fixed number of floats"
         return Kind.CATEGORIES, "a list"
     if p.parts is not None:

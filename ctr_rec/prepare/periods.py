@@ -20,6 +20,7 @@ from rich.console import Console
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.files import write_json
 from ctr_rec.prepare.build import NoImpressionsError, prepare_log
+from ctr_rec.prepare.content import Content
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog, canonical_events, check_names, unreadable
 from ctr_rec.prepare.recipe import DataRecipe, load_data_recipe, read_raw
@@ -44,18 +45,26 @@ class Grid:
 
 
 def prepare_periods(
-    recipe_dir: Path, raw: Path, out: Path, grid: Grid, context: int, console: Console | None = None
+    recipe_dir: Path,
+    raw: Path,
+    out: Path,
+    grid: Grid,
+    context: int,
+    content: Content | None = None,
+    console: Console | None = None,
 ) -> Periods:
     """Cuts a raw log into periods below `out`, by a recipe of `data/`; prints a line for each.
 
     Where `out` holds periods already, the ones behind the last are added: so a log is followed as it comes in, and a
-    call that was stopped goes on. context: events of a user that a period's log keeps from before it, at most.
+    call that was stopped goes on. context: events of a user that a period's log keeps from before it, at most. content:
+    frozen vectors of items for every period, learnt from nothing that lies in the first or later.
 
     Raises:
         ConfigError: the recipe is none, a date or `every` cannot be read, or `out` was cut otherwise. SchemaError,
         DataError: as `prepare`; or no period is complete.
     """
-    return prepare_periods_of(load_data_recipe(recipe_dir), raw, out, grid, context, console or Console())
+    recipe = load_data_recipe(recipe_dir)
+    return prepare_periods_of(recipe, raw, out, grid, context, console or Console(), content=content)
 
 
 def prepare_periods_of(
@@ -66,6 +75,7 @@ def prepare_periods_of(
     context: int,
     console: Console,
     progress: Progress | None = None,
+    content: Content | None = None,
 ) -> Periods:
     """`prepare_periods` for a recipe that is already loaded."""
     check_names(recipe.schema)
@@ -79,7 +89,7 @@ def prepare_periods_of(
         raise DataError(f"{out} is not empty and holds no periods; choose another folder, or remove it")
     ends = list(_complete(wanted, log, recipe.schema, grid.end))
     for number in ends:
-        wanted = _one_more(recipe, raw, out, wanted, number, console, progress or Progress(quiet=True))
+        wanted = _one_more(recipe, raw, out, wanted, number, console, progress or Progress(quiet=True), content)
         write_json(out / PERIODS, wanted.model_dump(mode="json"))
     if not wanted.periods:
         raise DataError(
@@ -92,7 +102,14 @@ def prepare_periods_of(
 
 
 def _one_more(
-    recipe: DataRecipe, raw: Path, out: Path, known: Periods, number: int, console: Console, progress: Progress
+    recipe: DataRecipe,
+    raw: Path,
+    out: Path,
+    known: Periods,
+    number: int,
+    console: Console,
+    progress: Progress,
+    content: Content | None,
 ) -> Periods:
     """Prepares period `number` of the grid, from the end of the one before; the same list where nothing is in it."""
     old = known.periods[-1] if known.periods else None
@@ -109,6 +126,7 @@ def _one_more(
             context=known.context,
             overwrite=True,  # what is not in the list was not finished
             progress=progress,
+            content=content,
         )
     except NoImpressionsError:
         return known

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import polars as pl
 from pydantic import ValidationError
 
 from ctr_rec.config import explain, load_module
@@ -23,12 +24,15 @@ class DataRecipe:
     """schema: of the log. splits: by name, "default" among them. read: raw folder or file -> RawLog.
 
     A `read` with a second parameter also receives the split, for what must not look past the training range.
+    item_text: items (a data frame with the columns that `read` returns) -> one sentence each, for a text encoder; None
+    where build.py has none, so that the TEXT features are taken as they are.
     """
 
     folder: Path
     schema: LogSchema
     splits: Mapping[str, Split]
     read: Callable[..., RawLog]
+    item_text: Callable[[pl.DataFrame], pl.Series] | None = None
 
     def split(self, name: str = "default") -> Split:
         """A split by its name, or by its ends, "[train_start..]train_end,valid_end[,test_end]" in the log's own unit.
@@ -114,7 +118,8 @@ def load_data_recipe(folder: Path) -> DataRecipe:
         raise ConfigError(
             f"{folder / 'build.py'}: expected a function read(raw: Path) -> RawLog, or read(raw: Path, split: Split)"
         )
-    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read)
+    item_text = getattr(build_module, "item_text", None)
+    return DataRecipe(folder=folder, schema=schema, splits=splits, read=read, item_text=item_text)
 
 
 def schema_beside(file: str) -> LogSchema:

@@ -63,6 +63,10 @@ def _overview(manifest: LogManifest) -> Table:
         "row groups": f"{len(manifest.row_groups)}",
         "fingerprint": manifest.fingerprint[:16],
     }
+    if manifest.content is not None:
+        content = manifest.content
+        made = f", made by {content.info.model}" if content.info is not None else ""
+        rows["content"] = f"{content.file.name}{made}, of {content.covered:,} of {content.items:,} items"
     for key, value in rows.items():
         table.add_row(key, value)
     return table

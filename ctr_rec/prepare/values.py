@@ -72,8 +72,9 @@ def check_features(frame: pl.DataFrame, features: Iterable[Feature], where: str)
                 remedy = "declare the feature without log1p, or shift it in build.py"
                 refuse(frame, value < 0, f.name, where, "a number of at least 0, since log1p is asked for", remedy)
         elif f.kind is Kind.VECTOR:
-            short = value.is_null() | (value.list.len() != f.dim)
-            refuse(frame, short, f.name, where, f"{f.dim} numbers", "write every vector with the declared dim")
+            wrong = value.list.len() != f.dim
+            remedy = "write every vector with the declared dim, and null where there is none"
+            refuse(frame, wrong, f.name, where, f"{f.dim} numbers", remedy)
             bad = value.list.eval(pl.element().is_null() | ~pl.element().is_finite()).list.any()
             refuse(frame, bad, f.name, where, "finite numbers", "mend or drop the vector in build.py")
 

@@ -15,6 +15,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from ctr_rec.config import Config
 from ctr_rec.errors import SchemaError
 
+TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+
 
 class Kind(str, Enum):
     """Semantic type of a feature."""
@@ -22,7 +24,7 @@ class Kind(str, Enum):
     CATEGORY = "category"  # exactly one id per row
     CATEGORIES = "categories"  # any number of ids per row, none included (absent is empty, not zero)
     NUMBER = "number"  # one float per row
-    VECTOR = "vector"  # a fixed number of floats per row (a frozen content vector)
+    VECTOR = "vector"  # a fixed number of floats per row (a frozen content vector); absent is all zeros
     TEXT = "text"  # kept in the log for language-model towers, never looked up in a table
 
 
@@ -229,7 +231,7 @@ class LogSchema(Config):
 
     @property
     def ticks_per_second(self) -> int:
-        return {"s": 1, "ms": 1_000, "us": 1_000_000}[self.time_unit]
+        return TICKS_PER_SECOND[self.time_unit]
 
     def of(self, side: Side) -> list[Feature]:
         """Features of one side, in declared order."""

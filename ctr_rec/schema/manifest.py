@@ -28,6 +28,7 @@ from pydantic import Field
 from ctr_rec.config import Config, from_json
 from ctr_rec.errors import ConfigError, DataError
 from ctr_rec.files import is_file, join_path, read_text
+from ctr_rec.schema.content import ContentInfo
 from ctr_rec.schema.log import LogSchema, Split
 
 MANIFEST = "manifest.json"
@@ -70,13 +71,26 @@ class SourceFile(Config):
     sha256: str
 
 
+class ContentSource(Config):
+    """The file that a log's content vectors come from. info: what lay beside it, None where nothing did.
+
+    covered, items: how many items of the raw log it has a vector for, and how many there are.
+    """
+
+    file: SourceFile
+    info: ContentInfo | None
+    covered: int
+    items: int
+
+
 class LogManifest(Config):
     """Everything about a prepared log but its rows. `fingerprint` is a hash of content, schema and split.
 
     priors: mean label up to the end of the training range, which the counters' rates are smoothed with; older logs lack
     it. grown_from: fingerprints of the log whose vocabularies this one kept and extended, and of those before it,
     newest first. context: of a log that was cut to one period, how many events of a user before it were kept at most;
-    None where nothing was cut. time_range: of all that was counted, cut away or not.
+    None where nothing was cut. time_range: of all that was counted, cut away or not. content: of the feature `content`
+    where it was joined from a file of vectors.
     """
 
     format: int = 1
@@ -96,6 +110,7 @@ class LogManifest(Config):
     grown_from: tuple[str, ...] = ()
     context: int | None = None
     sources: tuple[SourceFile, ...] = ()
+    content: ContentSource | None = None
     notes: tuple[str, ...] = ()
 
 

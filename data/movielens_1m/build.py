@@ -9,6 +9,7 @@ import polars as pl
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.raw import RawLog
 
+ARTICLES = "The|A|An|Der|Die|Das|Le|La|Les|L'|Un|Une|El|Los|Las|Il|Lo|I|Gli|O|Os|Den|Det"
 FILES = ("ratings.dat", "users.dat", "movies.dat")
 
 
@@ -42,6 +43,18 @@ def read(raw: Path) -> RawLog:
         ).lazy(),
         sources=tuple(raw / name for name in FILES),
     )
+
+
+def item_text(items: pl.DataFrame) -> pl.Series:
+    """One sentence per film for a text encoder: "The Matrix, a film of 1999. Genres: Action, Sci-Fi, Thriller."
+
+    The publisher writes "Matrix, The (1999)"; the article moves to the front, in titles in parentheses too.
+    """
+    title = pl.col("title").str.replace(r"\s*\(\d{4}\)\s*$", "")
+    title = title.str.replace_all(rf"([^()]+), ({ARTICLES})(\s*[()]|\s*$)", "$2 $1$3").str.replace_all("' ", "'")
+    year = pl.when(pl.col("year") == "unknown").then(pl.lit("")).otherwise(pl.format(" of {}", "year"))
+    genres = pl.col("genres").list.join(", ")
+    return items.select(text=pl.format("{}, a film{}. Genres: {}.", title, year, genres)).to_series()
 
 
 def _ratings(path: Path) -> pl.LazyFrame:

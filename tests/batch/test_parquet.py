@@ -55,7 +55,7 @@ def test_lists_of_lists(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 2), pa.list_(pa.float64())])
+@pytest.mark.parametrize("kind", [pa.list_(pa.float16(), 2), pa.list_(pa.float32(), 2), pa.list_(pa.float64())])
 def test_vectors(tmp_path: Path, kind: pa.DataType) -> None:
     made = frame(tmp_path, x=pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], kind))
     column, _ = made.feature(feature(Kind.VECTOR, 2), nested=False)

@@ -10,7 +10,7 @@ import pytest
 from ctr_rec.errors import DataError
 from ctr_rec.prepare.recipe import load_data_recipe
 from ctr_rec.schema.log import Split
-from data.movielens_1m.build import read
+from data.movielens_1m.build import item_text, read
 from tests.data.folders import ROOT, movielens_1m, real
 from tests.prepare.raws import build
 
@@ -25,6 +25,26 @@ def test_columns_mean_what_the_schema_says(tmp_path: Path) -> None:
     assert raw.items is not None
     item = raw.items.collect().row(7, named=True)
     assert item == {"item_id": 7, "film": "7", "genres": ["Comedy", "Drama"], "year": "1947", "title": "Café 7 (1947)"}
+
+
+@pytest.mark.parametrize(
+    ("title", "year", "expected"),
+    [
+        ("Matrix, The (1999)", "1999", "The Matrix, a film of 1999. Genres: Action, War."),
+        (
+            "City of Lost Children, The (Cité des enfants perdus, La) (1995)",
+            "1995",
+            "The City of Lost Children (La Cité des enfants perdus), a film of 1995. Genres: Action, War.",
+        ),
+        ("Eclisse, L' (1962)", "1962", "L'Eclisse, a film of 1962. Genres: Action, War."),
+        ("Corrina, Corrina (1994)", "1994", "Corrina, Corrina, a film of 1994. Genres: Action, War."),
+        ("I, Worst of All (Yo, la peor de todas)", "unknown", None),
+    ],
+)
+def test_a_film_is_one_sentence(title: str, year: str, expected: str | None) -> None:
+    films = pl.DataFrame({"title": [title], "year": [year], "genres": [["Action", "War"]]})
+    found = item_text(films)
+    assert found.to_list() == [expected or f"{title}, a film. Genres: Action, War."]
 
 
 def test_it_prepares_with_its_own_schema(tmp_path: Path) -> None:

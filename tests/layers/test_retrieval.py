@@ -1,4 +1,4 @@
-"""What a candidate retrieves, against a plain loop over events; bounds, ties, the unknown, and what is refused."""
+"""What a candidate retrieves, against a plain loop over events; bounds, the unknown, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch.nn import functional
 
 from ctr_rec.batch.batch import Batch, Ids
 from ctr_rec.errors import ConfigError
-from ctr_rec.layers import retrieval
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.retrieval import RetrievalSettings, Search, best, check_retrieval, retrieve
+from ctr_rec.layers.retrieval import RetrievalSettings, Search, check_retrieval, retrieve
 from ctr_rec.models.tower import Filling
 from tests.models.streams import CHANNELS, CONTENT, look_up, make_batch, random_log
 
@@ -56,7 +55,7 @@ def _plain(settings: RetrievalSettings, embedded: Embedded, batch: Batch) -> lis
 
 
 def _lists(settings: RetrievalSettings, embedded: Embedded, batch: Batch) -> list[list[int]]:
-    got = retrieve(settings, embedded, batch)
+    got = retrieve(settings, embedded, batch).sequences
     assert got.segment_N is None
     return [part.tolist() for part in got.position_P.split(got.offsets_S1.diff().tolist())]
 
@@ -97,32 +96,17 @@ def test_many_categories_take_several_words() -> None:
     assert _lists(settings, embedded, batch) == _plain(settings, embedded, batch)
 
 
-def test_of_equals_the_newest_and_nothing_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
-    score_P = torch.tensor([0.5, 0.5, 0.5, 0.1, -torch.inf, 0.2, -1.0, -torch.inf, -torch.inf, -torch.inf])
-    offsets = torch.tensor([0, 4, 4, 7, 10])
-    expected = [False, True, True, False, False, True, True, False, False, False]
-    assert best(score_P, offsets, 2).tolist() == expected
-    monkeypatch.setattr(retrieval, "_MOST_PADDED", 1)
-    assert best(score_P, offsets, 2).tolist() == expected
-    assert best(score_P[:0], torch.tensor([0]), 2).tolist() == []
-
-
-def test_rounding_does_not_choose() -> None:
-    score_P = torch.tensor([0.3 + 1e-8, 0.3 - 1e-8, 0.3, 0.1], dtype=torch.float64)
-    assert best(score_P, torch.tensor([0, 4]), 1).tolist() == [False, False, True, False]
-
-
 def test_no_gradient_reaches_what_was_compared() -> None:
     batch = make_batch(random_log(0), Filling.POINTWISE, CONTENT)
     embedded = look_up(batch, CONTENT)
     embedded.items["item"].requires_grad_()
-    assert not retrieve(_settings(Search.ID), embedded, batch).position_P.requires_grad
+    assert not retrieve(_settings(Search.ID), embedded, batch).similarity_P.requires_grad
 
 
 def test_without_embeddings_as_many_are_found() -> None:
     batch = make_batch(random_log(0), Filling.POINTWISE, CONTENT)
     settings = _settings(Search.ID, 1)
-    newest, found = retrieve(settings, None, batch), retrieve(settings, look_up(batch, CONTENT), batch)
+    newest, found = (retrieve(settings, x, batch).sequences for x in (None, look_up(batch, CONTENT)))
     assert torch.equal(newest.offsets_S1, found.offsets_S1)
     history = batch.histories["all"]
     last = history.values[history.offsets[1:][history.lengths() > 0] - 1]

@@ -30,7 +30,7 @@ def test_equals_a_loop_over_pairs() -> None:
 
 
 def test_edges_of_tiers() -> None:
-    r_P = torch.tensor([-1.0, -0.95, -0.1, 0.0, 0.05, 0.1, 1.0, 1.0001, -1.0001])
+    r_P = torch.tensor([-1.0, -0.95, -0.1, 0.0, 0.05, 0.1, 1.0 + 3e-8, 1.0001, -1.0001], dtype=torch.float64)
     counts = tier_counts(r_P, torch.tensor([0, 9]))
     # ceil(r / 0.1) + 10, kept inside 0 to 21.
     assert counts.nonzero()[:, 1].tolist() == [0, 1, 9, 10, 11, 20, 21]

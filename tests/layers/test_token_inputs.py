@@ -83,7 +83,7 @@ def test_retrieved_tokens_have_an_mlp_of_their_own_and_know_order_and_age() -> N
 def test_simtier_counts_likeness_to_recent_and_retrieved_behaviours() -> None:
     inputs = _inputs()
     batch = make_batch(random_log(0), Filling.POINTWISE, CONTENT)
-    found = inputs.sequences(batch, look_up(batch, CONTENT))
+    found = inputs.sequences(batch, look_up(batch, CONTENT)).sequences
     content = batch.items.vectors["content"]
     tiers = []
     for name, tier in inputs.tiers.items():
@@ -130,8 +130,7 @@ def test_flops_by_hand() -> None:
     batch = make_batch(random_log(1), Filling.POINTWISE, CONTENT)
     inputs = _inputs()
     n, pairs = batch.num_impressions, len(batch.histories["liked"].values)
-    recent = inputs.sequences(batch)["all"]
-    retrieved = inputs.sequences(batch)["retrieved"]
+    recent, retrieved = inputs.sequences(batch).sequences.values()
     # An item is 4 + 4 + 1 wide; with event features every event has a vector of its own.
     behaviours = sum(len(s.position_P.unique()) for s in (recent, retrieved)) * 2 * 6 * (9 + 6)
     expected = inputs.features.flops(batch) + batch.num_events * 2 * 5 * 9 + behaviours + n * 2 * 6 * (44 + 6)
@@ -143,7 +142,9 @@ def test_flops_by_hand() -> None:
     by_category = FULL.model_copy(
         update={"retrieval": SEARCH.model_copy(update={"by": Search.CATEGORY, "feature": "item"})}
     )
-    assert "retrieval" not in _inputs(by_category).content_flops(batch)
+    other = _inputs(by_category)
+    pairs = sum(len(of.rows_of_impressions()[0]) for of in other.sequences(batch).sequences.values())
+    assert other.content_flops(batch) == {"simtier": 2 * 3 * pairs}
 
 
 @pytest.mark.parametrize(

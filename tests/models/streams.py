@@ -289,11 +289,20 @@ def _in_float32(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
     return batch, Embedded(*(group(part) for part in parts))
 
 
+def spec_of(config: TowerConfig, spec: SparseSpec = SPEC) -> SparseSpec:
+    """With content vectors where the tower reads them."""
+    tokens = getattr(config, "tokens", None)
+    if getattr(tokens, "content", None) is None:
+        return spec
+    return spec.model_copy(update={"item": (*spec.item, CONTENT.item[-1])})
+
+
 class Scorer(nn.Module):
     """Tower and head in float64, or after `.float()` in float32, in evaluation mode: a log's logits."""
 
-    def __init__(self, config: TowerConfig, spec: SparseSpec = SPEC, seed: int = 0) -> None:
+    def __init__(self, config: TowerConfig, spec: SparseSpec | None = None, seed: int = 0) -> None:
         super().__init__()
+        spec = spec or spec_of(config)
         torch.manual_seed(seed)
         self.filling = config.filling
         self.spec = spec

@@ -22,10 +22,16 @@ from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.baselines.mtgr import MTGRConfig
 from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
+from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import ITEMS_ONLY, NUM_ACTIONS, NUM_ITEMS, Event, Impression, Log, Scorer, look_up, random_log
+
+
+def _tokens(retrieval: RetrievalSettings) -> TokenSettings:
+    return TokenSettings(width=6, recent="all", content="content", retrieval=retrieval, simtier=True)
+
 
 # They cannot grow by a profile feature, see models/grab/profile.py.
 PROFILE_TOKENS: dict[str, TowerConfig] = {
@@ -155,6 +161,11 @@ CASES: dict[str, TowerConfig] = {
         channels={"all": Behaviours(window=4), "young": Behaviours(window=4, seconds=60)},
     ),
     **PROFILE_TOKENS,
+    "est": ESTConfig(tokens=_tokens(RetrievalSettings(channel="liked", most=1)), neighbours=2),
+    "est_full_attention": ESTConfig(
+        tokens=_tokens(RetrievalSettings(channel="liked", most=1, by=Search.ID, feature="item")), lca=False, heads=2
+    ),
+    "est_no_content": ESTConfig(tokens=TokenSettings(width=6, recent="all"), csa=False, layers=1),
     "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
 }
 Change = Callable[[Event, Impression, Log, random.Random], list[Event]]

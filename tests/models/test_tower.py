@@ -11,7 +11,7 @@ from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
 from ctr_rec.schema.log import Kind, Side
 from ctr_rec.schema.table import SparseSpec
-from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, feature
+from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, feature, spec_of
 from tests.models.test_no_leak import CASES, PROFILE_TOKENS
 
 
@@ -28,7 +28,7 @@ def test_config_survives_json(config: TowerConfig) -> None:
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_config_builds_a_tower(config: TowerConfig) -> None:
-    tower = config.build(SPEC, tuple(CHANNELS) if config.filling is Filling.POINTWISE else ())
+    tower = config.build(spec_of(config), tuple(CHANNELS) if config.filling is Filling.POINTWISE else ())
     assert isinstance(tower, Tower)
     assert tower.out_width > 0
 
@@ -39,6 +39,7 @@ def test_axes_say_what_every_parameter_is_made_of_that_inputs_decide(config: Tow
     """Lengths are right, and with a feature more no other parameter changes its shape."""
     if config in PROFILE_TOKENS.values():
         spec = spec.model_copy(update={"user": SPEC.user})
+    spec = spec_of(config, spec)
     channels = tuple(CHANNELS) if config.filling is Filling.POINTWISE else ()
     ranker = Ranker(spec, config, channels)
     shapes = {name: tuple(p.shape) for name, p in ranker.tower.named_parameters(prefix="tower")}

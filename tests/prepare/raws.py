@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from ctr_rec.prepare.build import prepare_log
+from ctr_rec.prepare.content import Content
 from ctr_rec.prepare.progress import Progress
 from ctr_rec.prepare.raw import RawLog
 from ctr_rec.prepare.recipe import DataRecipe
@@ -104,6 +105,7 @@ def build(
     row_group_events: int = 200,
     overwrite: bool = False,
     grow: Path | None = None,
+    content: Content | None = None,
 ) -> LogManifest:
     """Prepares an in-memory raw log, quietly."""
     manifest, _ = prepare_log(
@@ -116,6 +118,7 @@ def build(
         overwrite=overwrite,
         progress=Progress(quiet=True),
         grow=grow,
+        content=content,
     )
     return manifest
 

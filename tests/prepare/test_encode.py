@@ -23,6 +23,7 @@ ROWS = {"f": Rows(Vocabulary(table="f"), COUNTS)}
         (Kind.CATEGORIES, [["b", "a"], [], None, ["a"]], pa.list_(pa.int32()), [[2, 1], [], [], [1]]),
         (Kind.NUMBER, [1.5, 2.0], pa.float32(), [1.5, 2.0]),
         (Kind.VECTOR, [[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2), [[1.0, 2.0], [3.0, 4.0]]),
+        (Kind.VECTOR, [None, [3.0, 4.0], None], pa.list_(pa.float32(), 2), [[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]),
         (Kind.TEXT, ["x", None], pa.string(), ["x", ""]),
     ],
 )

@@ -73,6 +73,30 @@ def test_parquet_with_dates_and_requests(tmp_path: Path) -> None:
     assert events["request"].explode().n_unique() < frame.height
 
 
+@pytest.mark.parametrize("dtype", [pl.Float16, pl.Float32, pl.Float64])
+def test_vectors_of_items_in_parquet(tmp_path: Path, dtype: type[pl.DataType]) -> None:
+    """A fixed-size list of floats in every row; item 3 never has one, so that its vector is zeros."""
+    looks = [[k / 4, -1.0] if k != 3 else None for k in range(12)]
+    items = [k * 7 % 12 for k in range(240)]
+    frame = pl.DataFrame(
+        {
+            "user": [f"u{k % 11}" for k in range(240)],
+            "item": [f"i{k}" for k in items],
+            "time": [1_600_000_000 + 60 * k for k in range(240)],
+            "click": [k % 3 % 2 for k in range(240)],
+            "look": pl.Series([looks[k] for k in items], dtype=pl.Array(pl.Float64, 2)).cast(pl.Array(dtype, 2)),
+        }
+    )
+    frame.write_parquet(tmp_path / "clicks.parquet")
+    manifest = prepared(tmp_path / "clicks.parquet", tmp_path / "recipe")
+    look = manifest.data_schema.feature("look")
+    assert (look.kind, look.side, look.dim) == (Kind.VECTOR, Side.ITEM, 2)
+    stored = pl.read_parquet(tmp_path / "log" / "items" / "items.parquet").sort("item_id")
+    assert stored.schema["look"] == pl.Array(pl.Float32, 2)
+    expected = {f"i{k}": looks[k] or [0.0, 0.0] for k in range(12)}
+    assert dict(zip(stored["item_id"], stored["look"].to_list(), strict=True)) == expected
+
+
 def test_iso_seconds_commas_and_a_rating(tmp_path: Path) -> None:
     rows = [f"m{k % 7},b{k % 11},{1 + k % 5},2020-01-{1 + k % 28:02d} 10:{k % 60:02d}:00" for k in range(300)]
     (tmp_path / "books.csv").write_text("\n".join(["member,book,stars,day", *rows]) + "\n")

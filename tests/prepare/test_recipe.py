@@ -28,6 +28,7 @@ def test_one_split_is_the_default(tmp_path: Path) -> None:
     recipe = load_data_recipe(folder(tmp_path))
     assert recipe.schema.name == "x"
     assert recipe.split() == Split(train_end=1, valid_end=2)
+    assert recipe.item_text is None
     assert schema_beside(str(tmp_path / "build.py")) == recipe.schema
 
 

@@ -6,8 +6,10 @@ import io
 import re
 from pathlib import Path
 
+import polars as pl
 from rich.console import Console
 
+from ctr_rec.prepare.content import Content
 from ctr_rec.prepare.summary import print_summary
 from ctr_rec.schema.manifest import LogManifest
 from tests.prepare.raws import SPLIT, build, random_raw
@@ -29,6 +31,16 @@ def test_everything_is_there(tmp_path: Path) -> None:
     assert "user.country" in text
     assert "page 0.610, price 0.550" in text
     assert "warning: [x] leaks" in text
+
+
+def test_where_content_comes_from_is_said(tmp_path: Path) -> None:
+    vectors = pl.DataFrame({"item_id": range(15), "vector": [[1.0, 2.0]] * 15})
+    vectors.write_parquet(tmp_path / "look.parquet")
+    build_with = Content(tmp_path / "look.parquet")
+    assert "look.parquet, of 15 of 19 items" in printed(build(random_raw(), tmp_path / "a", content=build_with))
+    (tmp_path / "look.json").write_text('{"method": "images", "model": "resnet 3"}')
+    told = printed(build(random_raw(), tmp_path / "b", content=build_with))
+    assert "look.parquet, made by resnet 3, of 15 of 19 items" in told
 
 
 def test_history_before_the_training_range_is_named(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def feature(kind: Kind, **more: object) -> Feature:
         (feature(Kind.NUMBER), [1.0, float("inf")], "a finite number"),
         (feature(Kind.NUMBER, log1p=True), [1.0, -0.5], "log1p"),
         (feature(Kind.VECTOR, dim=2), [[1.0, 2.0], [1.0]], "2 numbers"),
-        (feature(Kind.VECTOR, dim=2), [[1.0, 2.0], None], "2 numbers"),
+        (feature(Kind.VECTOR, dim=2), [None, [1.0, 2.0, 3.0]], "2 numbers"),
+        (feature(Kind.VECTOR, dim=2), [None, []], "2 numbers"),
         (feature(Kind.VECTOR, dim=2), [[1.0, 2.0], [1.0, float("nan")]], "finite numbers"),
     ],
 )
@@ -48,9 +49,11 @@ def test_each_kind_refuses_what_cannot_be_stored(f: Feature, values: list, words
     check_features(frame.head(1), [f], "events")
 
 
-def test_absent_lists_and_texts_are_fine() -> None:
+def test_absent_lists_vectors_and_texts_are_fine() -> None:
     frame = pl.DataFrame({"_row": [1, 2], "f": [["a"], None]})
     check_features(frame, [feature(Kind.CATEGORIES)], "events")
+    vectors = pl.DataFrame({"_row": [1, 2], "f": [None, [1.0, 2.0]]})
+    check_features(vectors, [feature(Kind.VECTOR, dim=2)], "events")
     check_features(pl.DataFrame({"_row": [1], "f": [None]}), [feature(Kind.TEXT)], "events")
 
 

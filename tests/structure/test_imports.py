@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "schema": GROUND,
     "prepare": DATA | {"batch", "metrics"},
+    "content": DATA | {"prepare", "batch"},
     "batch": BATCH,
     "ops": {"errors"},
     "layers": DENSE,
@@ -40,7 +41,8 @@ MAY_IMPORT = {
     "doctor": FLOWS,
     "bench": FLOWS | {"prepare"},
     "sentences": {"sharding"},
-    "cli": FLOWS | {"prepare", "inspect", "doctor", "bench", "sentences"},
+    "verbs": {"content"},
+    "cli": FLOWS | {"prepare", "content", "inspect", "doctor", "bench", "sentences", "verbs"},
     "__main__": {"cli"},
 }
 MODEL_ROOMS = {"ops", "layers", "models"}

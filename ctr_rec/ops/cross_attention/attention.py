@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ctr_rec.ops.cross_attention.bucketed import BucketedAttention, merged
-from ctr_rec.ops.cross_attention.buckets import make_plan
 from ctr_rec.ops.cross_attention.choose import Backend, choose
 from ctr_rec.ops.cross_attention.fbgemm import fbgemm_cross_attention
 from ctr_rec.ops.cross_attention.keys import KeySet, check_set
 from ctr_rec.ops.cross_attention.reference import reference_cross_attention
+from ctr_rec.ops.jagged.buckets import make_plan
 
 
 class Part(NamedTuple):
@@ -69,8 +69,8 @@ def merge(parts: Sequence[Part]) -> Part:
 
 
 def _bucketed(q_NLHE: Tensor, key_sets: Sequence[KeySet], scale: float) -> Part:
-    num_impressions, num_queries = q_NLHE.shape[:2]
-    plans = [make_plan(key_set, num_impressions, num_queries) for key_set in key_sets]
+    num_queries, num_heads = q_NLHE.shape[1:3]
+    plans = [make_plan(s.offsets_S1, s.segment_N, num_queries, num_heads) for s in key_sets]
     tensors = [x for key_set in key_sets for x in (key_set.k_PHE, key_set.v_PHE)]
     # Types were settled at the door; under autocast the products would change them on the way.
     with torch.autocast(q_NLHE.device.type, enabled=False):

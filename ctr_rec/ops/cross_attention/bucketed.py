@@ -4,7 +4,8 @@ What is saved against padding to the longest: the padding, and every pair in mem
 log-sum-exp of each query; backward computes each bucket's scores again. With the joint log-sum-exp of all sets the
 weight of a pair is exp(score - lse) in whichever set it lies, so sets share one softmax without meeting.
 
-Legend: see `buckets.py`; G = B * H products of a bucket, E width of queries and keys, V width of values.
+Legend: see `ctr_rec/ops/jagged/buckets.py`; G = B * H products of a bucket, E width of queries and keys, V width of
+values.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ctr_rec.ops.cross_attention.buckets import MOST_SCORES, Bucket, Plan, Side
+from ctr_rec.ops.jagged.buckets import Bucket, Plan, Side, pieces
 
 
 class Rows(NamedTuple):
@@ -31,11 +32,11 @@ class BucketedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, plans: list[Plan], scale: float, q_NLHE: Tensor, *keys_and_values: Tensor):
-        q_NLHE, *keys_and_values = (x.contiguous() for x in (q_NLHE, *keys_and_values))
-        sets = list(zip(keys_and_values[::2], keys_and_values[1::2], strict=True))
+        q_NLHE, *tensors = (x.contiguous() for x in (q_NLHE, *keys_and_values))
+        sets = list(zip(tensors[::2], tensors[1::2], strict=True))
         parts = [_forward(plan, scale, q_NLHE, k, v) for plan, (k, v) in zip(plans, sets, strict=True)]
         out_NLHV, lse_NLH = parts[0] if len(parts) == 1 else merged(parts)
-        ctx.save_for_backward(q_NLHE, *keys_and_values, out_NLHV, lse_NLH)
+        ctx.save_for_backward(q_NLHE, *tensors, out_NLHV, lse_NLH)
         ctx.plans, ctx.scale = plans, scale
         ctx.set_materialize_grads(False)
         return out_NLHV, lse_NLH
@@ -89,7 +90,7 @@ def _forward(plan: Plan, scale: float, q_NLHE: Tensor, k_PHE: Tensor, v_PHV: Ten
         hidden_BHQK = _hidden(plan, bucket)
         out_GQV = _part(out_RV, bucket.query_start, len(q_GQE), bucket.queries)
         lse_GQ = lse_R[bucket.query_start :][: len(q_GQE) * bucket.queries].view(-1, bucket.queries)
-        for at in _pieces(bucket, len(q_GQE)):
+        for at in pieces(bucket, len(q_GQE)):
             score_GQK = _scores(q_GQE[:, at], k_GKE, scale)
             # A padded key repeats a real one, so it cannot raise the largest score.
             top_GQ1 = score_GQK.amax(dim=2, keepdim=True)
@@ -123,7 +124,7 @@ def _backward(
         hidden_BHQK = _hidden(plan, bucket)
         d_q_GQE = _part(d_q_RE, bucket.query_start, len(q_GQE), bucket.queries)
         d_k_GKE, d_v_GKV = (_part(x, bucket.key_start, len(q_GQE), bucket.keys) for x in (d_k_RE, d_v_RV))
-        for i, at in enumerate(_pieces(bucket, len(q_GQE))):
+        for i, at in enumerate(pieces(bucket, len(q_GQE))):
             beta = min(i, 1)
             q, grad = q_GQE[:, at], grad_GQV[:, at]
             weight_GQK = _scores(q, k_GKE, scale, lse_GQ1[:, at]).exp_()
@@ -171,12 +172,6 @@ def _hidden(plan: Plan, bucket: Bucket) -> Tensor | None:
 def _hide(weight_GQK: Tensor, hidden_B11K: Tensor | None) -> None:
     if hidden_B11K is not None:
         weight_GQK.view(len(hidden_B11K), -1, *weight_GQK.shape[1:]).masked_fill_(hidden_B11K, 0)
-
-
-def _pieces(bucket: Bucket, num_products: int) -> list[slice]:
-    """The bucket's queries in pieces whose scores fit; one piece but for a single problem that is very large."""
-    step = max(1, MOST_SCORES // (num_products * bucket.keys))
-    return [slice(start, min(start + step, bucket.queries)) for start in range(0, bucket.queries, step)]
 
 
 def _buffer(side: Side, width: int, like: Tensor) -> Tensor:

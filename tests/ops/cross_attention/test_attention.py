@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ctr_rec.errors import ConfigError
-from ctr_rec.ops.cross_attention import KeySet, Part, bucketed, buckets, cross_attention, merge, partial
+from ctr_rec.ops.cross_attention import KeySet, Part, cross_attention, merge, partial
 from ctr_rec.ops.cross_attention.reference import reference_cross_attention
+from ctr_rec.ops.jagged import buckets
 from tests.ops.cross_attention.cases import CASES, SCALE, VALUES, Case, make_case, make_set, offsets_of
 
 
@@ -19,8 +20,7 @@ from tests.ops.cross_attention.cases import CASES, SCALE, VALUES, Case, make_cas
 def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several buckets with some padding in each, and problems in pieces, with inputs a test can afford."""
     monkeypatch.setattr(buckets, "FREE_WASTE", 60)
-    monkeypatch.setattr(buckets, "MOST_SCORES", 400)
-    monkeypatch.setattr(bucketed, "MOST_SCORES", 100)
+    monkeypatch.setattr(buckets, "MOST_SCORES", 200)
 
 
 def gradients(found: Tensor | Part, case: Case) -> list[Tensor]:

@@ -1,12 +1,13 @@
-"""How a set's segments are cut into buckets of nearly equal size, and where each row comes from and goes.
+"""Queries against the rows of their segment, every pair of them, in buckets of nearly equal segments: the plan.
 
-A segment and the queries of all impressions that read it are a problem: Q query rows against K key rows. Problems are
+A segment and all queries that read it are a problem: Q query rows against K key rows. Problems are
 sorted by size and cut into buckets; inside a bucket each is padded to the largest by repeating its own last row, so
 that no row of another segment is ever read. Results lie bucket after bucket in one buffer, head before row, and one
 gather (`back`) brings them into the caller's order.
 
-Legend: N impressions, L queries of each, S segments, A problems (segments with both queries and keys), B problems of a
-bucket, H heads, Q and K query and key rows of a problem, M the most of either in a bucket, R rows of the caller.
+Legend: N readers (impressions), L queries of each, S segments, A problems (segments with both queries and keys), B
+problems of a bucket, H heads, Q and K query and key rows of a problem, M the most of either in a bucket, R rows of the
+caller.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from ctr_rec.ops.cross_attention.keys import KeySet, segment_of_impression
 
 MOST_SCORES = 1 << 18
 """Scores of a bucket, all heads: 1 MB of floats, what a second-level cache holds."""
@@ -87,11 +86,13 @@ class Plan:
     keys: Side
 
 
-def make_plan(key_set: KeySet, num_impressions: int, num_queries: int) -> Plan:
-    """Depends on offsets and segments alone."""
-    offsets_S1, num_heads = key_set.offsets_S1.to(torch.int64), key_set.k_PHE.shape[1]
+def make_plan(offsets_S1: Tensor, segment_N: Tensor | None, num_queries: int = 1, num_heads: int = 1) -> Plan:
+    """Plan of N readers with L queries each; reader n reads segment segment_N[n], or segment n where that is None."""
+    offsets_S1 = offsets_S1.to(torch.int64)
     num_segments = len(offsets_S1) - 1
-    segment_N = segment_of_impression(key_set, num_impressions)
+    ordered = segment_N is None
+    segment_N = torch.arange(num_segments, device=offsets_S1.device) if segment_N is None else segment_N.to(torch.int64)
+    num_impressions = len(segment_N)
     count_S = torch.bincount(segment_N, minlength=num_segments)
     query_S, key_S = count_S * num_queries, offsets_S1.diff()
     active_A = _by_size(query_S, key_S)
@@ -99,7 +100,7 @@ def make_plan(key_set: KeySet, num_impressions: int, num_queries: int) -> Plan:
 
     first_S = count_S.cumsum(0) - count_S
     row_R, rank_N = None, None
-    if key_set.segment_N is not None:
+    if not ordered:
         order_N = segment_N.argsort(stable=True)
         step_L = torch.arange(num_queries, device=order_N.device)
         row_R = (order_N[:, None] * num_queries + step_L).flatten()
@@ -127,6 +128,12 @@ def make_plan(key_set: KeySet, num_impressions: int, num_queries: int) -> Plan:
         num_heads,
     )
     return Plan(buckets, queries, keys)
+
+
+def pieces(bucket: Bucket, num_products: int) -> list[slice]:
+    """The bucket's queries in pieces whose scores fit; one piece but for a single problem that is very large."""
+    step = max(1, MOST_SCORES // (num_products * bucket.keys))
+    return [slice(start, min(start + step, bucket.queries)) for start in range(0, bucket.queries, step)]
 
 
 def _by_size(query_S: Tensor, key_S: Tensor) -> Tensor:
