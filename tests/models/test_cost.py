@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
+from ctr_rec.layers.compressed import CompressedTokens
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import TargetAttentionSettings
@@ -17,6 +19,7 @@ from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
 from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, Scorer, look_up, make_batch, random_log
+from tests.models.test_no_leak import CASES
 
 OFF = ContextSettings(use_profile=False, use_request=False, use_counters=False, use_time=False)
 TABLES = ITEMS_ONLY.model_copy(update={"tables": ITEMS_ONLY.tables[1:2]})
@@ -102,3 +105,17 @@ def test_state_bytes_are_those_of_the_states_that_are_kept(config: TowerConfig) 
 def test_a_tower_without_a_state_has_no_state_bytes() -> None:
     batch = make_batch(random_log(1), Filling.POINTWISE)
     assert cost(Ranker(SPEC, MLPConfig(), tuple(CHANNELS)), SPEC, batch).state_bytes_per_user is None
+
+
+@pytest.mark.parametrize("name", ["token_mlp", "autoint", "rankmixer", "hiformer", "hiformer_composite_task_token"])
+def test_behind_the_tokens_pytorch_counts_the_same(name: str) -> None:
+    scorer = Scorer(CASES[name])
+    batch = scorer.batch(random_log(1))
+    embedded, inputs = look_up(batch), scorer.tower.inputs
+    assert isinstance(inputs, CompressedTokens)
+    with FlopCounterMode(display=False) as whole:
+        scorer.tower(embedded, batch)
+    with FlopCounterMode(display=False) as of_tokens:
+        inputs(embedded, batch)
+    counted = whole.get_total_flops() - of_tokens.get_total_flops()
+    assert counted == scorer.tower.flops(batch) - inputs.flops(batch) > 0
