@@ -15,7 +15,6 @@ from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.retrieval import RetrievalSettings, Search
 from ctr_rec.layers.token_inputs import TokenSettings
-
 from ctr_rec.models.baselines.autoint import AutoIntConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
