@@ -61,7 +61,7 @@ class CompressedTokens(nn.Module):
         return within("inputs", self.inputs.axes())
 
     def flops(self, batch: Batch) -> int:
-        total, sequences = self.inputs.flops(batch), self.inputs.sequences(batch)
+        total, sequences = self.inputs.flops(batch), self.inputs.sequences(batch).sequences
         for name, attention in self.attention.items():
             assert isinstance(attention, TargetAttention)
             rows_P, _ = sequences[name].rows_of_impressions()

@@ -183,7 +183,7 @@ class FullAttentionTower(Tower):
     def flops(self, batch: Batch) -> int:
         """Behaviours count once for every impression that reads them. Masked blocks are counted: nothing is saved."""
         config, impressions, tokens = self.config, batch.num_impressions, len(self.inputs.names)
-        width, found = config.tokens.width, tuple(self.inputs.sequences(batch).values())
+        width, found = config.tokens.width, tuple(self.inputs.sequences(batch).sequences.values())
         length_N = side_by_side(found, impressions)[1].offsets_S1.diff()
         rows, pairs = int(length_N.sum()), int(((length_N + tokens) ** 2).sum())
         total = self.inputs.flops(batch) + self.head.flops(impressions)

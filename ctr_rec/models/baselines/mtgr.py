@@ -194,7 +194,7 @@ class MTGRTower(Tower):
     def flops(self, batch: Batch) -> int:
         """Behaviours count once for each distinct sequence."""
         width, tokens, impressions = self.config.tokens.width, len(self.names), batch.num_impressions
-        sequences = self.inputs.sequences(batch)[self.config.tokens.recent]
+        sequences = self.inputs.sequences(batch).sequences[self.config.tokens.recent]
         assert sequences.segment_N is not None
         length_S = sequences.offsets_S1.diff()
         rows = int(length_S.sum()) + impressions * tokens

@@ -243,7 +243,7 @@ class OneTransTower(Tower):
     def flops(self, batch: Batch) -> int:
         """S once for each distinct sequence, or, where it holds what the candidate retrieves, for each impression."""
         config, impressions, tokens = self.config, batch.num_impressions, len(self.names)
-        width, found = config.tokens.width, self.inputs.sequences(batch)
+        width, found = config.tokens.width, self.inputs.sequences(batch).sequences
         sequences = found[config.tokens.recent]
         if config.retrieved is Retrieved.FULL:
             sequences = side_by_side(tuple(found.values()), impressions)[1]

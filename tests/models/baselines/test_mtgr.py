@@ -126,7 +126,7 @@ def test_the_sequence_is_the_same_for_every_candidate() -> None:
 def test_flops_count_distinct_sequences_once(name: str) -> None:
     tower, batch = _tower(CONFIGS[name]), _batch()
     tokens = len(tower.names)
-    sequences = tower.inputs.sequences(batch)[tower.config.tokens.recent]
+    sequences = tower.inputs.sequences(batch).sequences[tower.config.tokens.recent]
     assert sequences.segment_N is not None
     lengths = [b - a for a, b in pairwise(sequences.offsets_S1.tolist())]
     dense = 2 * 5 * D * D

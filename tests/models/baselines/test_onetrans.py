@@ -152,7 +152,7 @@ def test_pyramid_and_mixed_weights_switch() -> None:
 @pytest.mark.parametrize("name", ["recent alone", "full"])
 def test_flops_count_what_each_layer_keeps(name: str) -> None:
     tower, batch = _tower(CONFIGS[name]), _batch()
-    found, tokens, n = tower.inputs.sequences(batch), len(tower.names), batch.num_impressions
+    found, tokens, n = tower.inputs.sequences(batch).sequences, len(tower.names), batch.num_impressions
     recent = found[tower.config.tokens.recent]
     assert recent.segment_N is not None
     lengths = [b - a for a, b in pairwise(recent.offsets_S1.tolist())]
@@ -175,7 +175,7 @@ def test_flops_count_what_each_layer_keeps(name: str) -> None:
 def test_flops_of_din_are_its_pairs() -> None:
     tower, batch = _tower(CONFIGS["din"]), _batch()
     pooled = _tower(CONFIGS["pooled"])
-    read = len(tower.inputs.sequences(batch)["retrieved"].position_P)
+    read = len(tower.inputs.sequences(batch).sequences["retrieved"].position_P)
     unit = 2 * (D * 4 * (batch.num_impressions + read) + read * (D * 4 + 4 + D))
     assert tower.flops(batch) == pooled.flops(batch) + unit
 
