@@ -257,13 +257,13 @@ commands.add_command(scale)
 
 
 @commands.command()
-@click.argument("words", nargs=-1, required=True, metavar="[attention] PATH")
+@click.argument("words", nargs=-1, required=True, metavar="[attention|blocks] PATH")
 @click.option("--check", is_flag=True, help="Of a checkpoint: compare every file with its size and checksum.")
-@click.option("--out", type=PATH, help="Folder for plots: of a checkpoint's table rows, or of attention.")
-@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="Of attention.")
-@click.option("--checkpoint", help="Of a run's attention: best (default), last or step-N.")
-@click.option("--log", type=PATH, help="Of attention: prepared log, instead of the one the run was trained on.")
-@click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of attention.")
+@click.option("--out", type=PATH, help="Folder for plots.")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="Of a run.")
+@click.option("--checkpoint", help="Of a run: best (default), last or step-N.")
+@click.option("--log", type=PATH, help="Of a run: prepared log, instead of the one the run was trained on.")
+@click.option("--impressions", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of a run.")
 def inspect(
     words: tuple[str, ...],
     check: bool,
@@ -275,20 +275,20 @@ def inspect(
 ) -> int:
     """Say what PATH is: a prepared log, a run folder or a checkpoint (any DCP folder), and what is in it.
 
-    `inspect attention PATH`, of a run or one of its checkpoints: draws where the candidates' attention goes, by
-    relative position, relative time and action.
+    Of a run or its checkpoint, `attention PATH` says where GRAB looks, `blocks PATH` what full attention's blocks do.
     """
-    if len(words) == 2 and words[0] == "attention":
+    if len(words) == 2 and words[0] in ("attention", "blocks"):
         if check:
-            raise ConfigError("inspect attention checks no files; remove --check, or inspect the checkpoint itself")
-        from ctr_rec.inspect.attention import inspect_attention
+            raise ConfigError(f"inspect {words[0]} checks no files; remove --check, or inspect the checkpoint itself")
+        from ctr_rec.inspect import attention, blocks
 
-        inspect_attention(Path(words[1]), split, checkpoint, log, out, impressions)
+        draw = {"attention": attention.inspect_attention, "blocks": blocks.inspect_blocks}[words[0]]
+        draw(Path(words[1]), split, checkpoint, log, out, impressions)
         return 0
     useless = _given("split", "checkpoint", "log", "impressions")
     if len(words) != 1 or useless:
         raise ConfigError(
-            f"expected `inspect PATH` or `inspect attention PATH`, got: inspect {' '.join([*words, *useless])}"
+            f"expected `inspect PATH` or `inspect attention|blocks PATH`, got: inspect {' '.join([*words, *useless])}"
         )
     from ctr_rec.inspect import describe
 

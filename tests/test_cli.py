@@ -290,12 +290,12 @@ def test_bench_lists_or_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert [list(c.values()) for c in calls] == [["din", True, Path("l")], ["gauc", True, Path("l")]]
 
 
-def test_inspect_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = watch(monkeypatch, "ctr_rec.inspect.attention", "inspect_attention")
+@pytest.mark.parametrize("kind", ["attention", "blocks"])
+def test_inspect_inside_a_tower(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch, f"ctr_rec.inspect.{kind}", f"inspect_{kind}")
     words = ("--split", "test", "--checkpoint", "last", "--log", "l", "--out", "o", "--impressions", "7")
-    assert run("inspect", "attention", "runs/a", *words) == 0
+    assert run("inspect", kind, "runs/a", *words) == run("inspect", kind, "runs/a") == 0
     assert list(calls[0].values()) == [Path("runs/a"), "test", "last", Path("l"), Path("o"), 7]
-    assert run("inspect", "attention", "runs/a") == 0
     assert list(calls[1].values()) == [Path("runs/a"), "valid", None, None, None, 20_000]
 
 

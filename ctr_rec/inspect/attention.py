@@ -15,6 +15,7 @@ from ctr_rec.evaluate.opened import open_run
 from ctr_rec.files import write_json
 from ctr_rec.inspect.attention_mass import AttentionMass, Mass
 from ctr_rec.inspect.attention_plot import plot_attention
+from ctr_rec.inspect.trained import check_alone, run_of
 from ctr_rec.models.grab.tower import GRABTower
 from ctr_rec.sharding.group import Group, open_group
 from ctr_rec.train.build import Built
@@ -42,12 +43,9 @@ def inspect_attention(
         ConfigError: no run, several ranks, or a tower without softmax attention. CheckpointError, DataError,
         SchemaError: as of `ctr-rec evaluate`.
     """
-    run_dir, which = _run_of(path, checkpoint)
+    run_dir, which = run_of(path, checkpoint)
     with open_group() as group:
-        if group.size != 1:
-            raise ConfigError(
-                f"inspect attention runs on one process, got {group.size} ranks; start it without torchrun"
-            )
+        check_alone(group, "attention")
         mass, facts, actions = _measure(run_dir, which, split, log, group, impressions)
     console = console or Console(highlight=False)
     out = out or run_dir / "attention"
@@ -60,16 +58,6 @@ def inspect_attention(
         console.print(part, soft_wrap=isinstance(part, str), markup=False)
     console.print(f"files: {', '.join(str(f) for f in (*files, out / 'attention.json'))}", soft_wrap=True, markup=False)
     return mass
-
-
-def _run_of(path: Path, checkpoint: str | None) -> tuple[Path, str]:
-    """A run's folder and the word for a checkpoint of it."""
-    name, run_dir = path.name, path.parent.parent
-    if (path / "config.json").is_file() or not (name.startswith("step-") and (run_dir / "config.json").is_file()):
-        return path, checkpoint or "best"
-    if checkpoint is not None:
-        raise ConfigError(f"--checkpoint chooses one of a run, and {path} is a checkpoint; remove it or name {run_dir}")
-    return run_dir, f"step-{int(name.removeprefix('step-'))}"
 
 
 def _measure(

@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from ctr_rec.errors import ConfigError
 from ctr_rec.inspect.attention_mass import Mass
+from ctr_rec.inspect.figure import COLOURS, make_folder, new_figure, save_figure
 
 Groups = Callable[[Mass], Iterator[tuple[str, slice]]]
-_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
 
 
 def plot_attention(
@@ -30,12 +27,8 @@ def plot_attention(
 
     Returns what was written. Raises ConfigError when the folder cannot be made.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be made: {error.strerror}; choose another folder") from error
-    figure = Figure(figsize=(13, 3.1 * len(layers)), layout="constrained")
-    FigureCanvasAgg(figure)
+    make_folder(out)
+    figure = new_figure(13, 3.1 * len(layers))
     panels = figure.subplots(len(layers), 3, squeeze=False, width_ratios=(1, 1.5, 0.7))
     for (name, masses), row in zip(layers.items(), panels, strict=True):
         codes = [(action, slice(code, code + 1)) for code, action in enumerate(actions)]
@@ -52,10 +45,7 @@ def plot_attention(
             _draw(panel, columns, names, label)
         row[0].set_title(f"channel {name}", fontsize=10, loc="left")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=9, fontsize=8)
-    files = [out / "attention.png", out / "attention.svg"]
-    figure.savefig(files[0], dpi=130)
-    figure.savefig(files[1], metadata={"Date": None})
-    return files
+    return save_figure(figure, out, "attention")
 
 
 def _shares(mass: Mass, part: str, groups: Sequence[tuple[str, slice]]) -> list[float]:
@@ -67,7 +57,7 @@ def _draw(panel: Axes, columns: Sequence[Sequence[float]], names: Sequence[str],
     """columns: the layers, then equal weights."""
     at, width = np.arange(len(names)), 0.8 / max(len(columns) - 1, 1)
     for depth, column in enumerate(columns[:-1]):
-        colour = _COLOURS[depth % len(_COLOURS)]
+        colour = COLOURS[depth % len(COLOURS)]
         panel.bar(at - 0.4 + width * (depth + 0.5), column, width, color=colour, label=f"layer {depth + 1}")
     panel.hlines(columns[-1], at - 0.45, at + 0.45, color="black", linewidth=1.2, label="equal weights")
     panel.set_xticks(at, names, rotation=60, ha="right", rotation_mode="anchor")

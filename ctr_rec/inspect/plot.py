@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctr_rec.checkpoint.row_statistics import PER_DECADE, RowStatistics, edges
-from ctr_rec.errors import ConfigError
+from ctr_rec.inspect.figure import make_folder, new_figure, save_figure
 
 PANELS_PER_ROW = 3
 
@@ -24,23 +22,16 @@ def plot_row_norms(tables: Mapping[str, tuple[str, RowStatistics]], out: Path) -
     """
     if not tables:
         return []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be made: {error.strerror}; choose another folder") from error
+    make_folder(out)
     columns = min(PANELS_PER_ROW, len(tables))
     rows = -(-len(tables) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.6 * columns, 2.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (name, statistics) in zip(panels, tables.values(), strict=False):
         _draw(panel, name, statistics)
     for panel in panels[len(tables) :]:
         panel.set_visible(False)
-    files = [out / "row_norms.png", out / "row_norms.svg"]
-    figure.savefig(files[0], dpi=130)
-    figure.savefig(files[1], metadata={"Date": None})
-    return files
+    return save_figure(figure, out, "row_norms")
 
 
 def _draw(panel: Axes, name: str, statistics: RowStatistics) -> None:

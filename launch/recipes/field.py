@@ -8,8 +8,13 @@ the user's profile, hour and weekday of the request.
 
 from ctr_rec.batch.config import Channel, DataConfig, Pointwise
 from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.retrieval import RetrievalSettings, Search
+from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.autoint import AutoIntConfig
+from ctr_rec.models.baselines.full_attention import FullAttentionConfig
 from ctr_rec.models.baselines.hiformer import HiFormerConfig
+from ctr_rec.models.baselines.mtgr import MTGRConfig
+from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
 from ctr_rec.models.baselines.rankmixer import RankMixerConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
@@ -66,3 +71,42 @@ def rankmixer() -> Run:
 def hiformer() -> Run:
     """HiFormer with every token's own projections, two layers of four heads."""
     return _run("hiformer", HiFormerConfig())
+
+
+# Attention over sequence tokens. What the candidate retrieves from a longer history is searched for by the
+# likeness of film embeddings: the log has no content.
+
+OVER_SEQUENCES = TokenSettings(
+    retrieval=RetrievalSettings(channel="lifelong", most=20, by=Search.ID, feature="film"),
+)
+
+
+def _over_sequences(name: str, tower: TowerConfig) -> Run:
+    run = _run(name, tower)
+    channels = {**run.data.channels, "lifelong": Channel(last=1000)}
+    return run.model_copy(update={"data": run.data.model_copy(update={"channels": channels})})
+
+
+def full_attention() -> Run:
+    """Every token of [N; B] attends to every one, behaviours once for each impression."""
+    return _over_sequences("full_attention", FullAttentionConfig(tokens=OVER_SEQUENCES))
+
+
+def mtgr() -> Run:
+    """SiLU attention with a norm for each group of tokens; what the candidate retrieves is pooled."""
+    return _over_sequences("mtgr", MTGRConfig(tokens=OVER_SEQUENCES))
+
+
+def onetrans() -> Run:
+    """Causal over [S; NS] with a pyramid; what the candidate retrieves is pooled."""
+    return _over_sequences("onetrans", OneTransConfig(tokens=OVER_SEQUENCES))
+
+
+def onetrans_d() -> Run:
+    """OneTrans with DIN over what the candidate retrieves."""
+    return _over_sequences("onetrans_d", OneTransConfig(tokens=OVER_SEQUENCES, retrieved=Retrieved.DIN))
+
+
+def onetrans_f() -> Run:
+    """OneTrans with every retrieved token in the sequence, 20 behind the 50 recent ones."""
+    return _over_sequences("onetrans_f", OneTransConfig(tokens=OVER_SEQUENCES, retrieved=Retrieved.FULL, span=70))
