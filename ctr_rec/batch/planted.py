@@ -14,12 +14,11 @@ group, blurred by `spread`), c_i its content vector and the newest event last, t
     channel      x_i . (faded mean over searches - faded mean over shown items)
     time_of_day  cos of the angle between the hour of the request and the hour at which the candidate's group peaks
     popularity   a normal number per item
-    profile      the user's leaning, 1 or 0, times x_i . (faded mean of x_j over shown items)
+    profile      x_i . (axis of the group that the user favours)
 
 and x_i . x_j stands for itself minus 1 / groups, its mean over items, so that an effect alone leaves the rate alone.
-The leaning is the log's one user feature, which logs without its effect lack. Half the users have either, and what
-they are shown does not depend on it: where no event says its action, only the feature tells. It is no sign, which would
-have to be found at once with the likeness it turns.
+The group that a user favours is the log's one user feature, which logs without its effect lack. What users are shown
+does not depend on it, so where no event says its action only the feature tells.
 Four more depend on which events have alike content, or the same scene: see planted_content.py.
 
 Legend: U users, n of them active, C candidates of a request, I items, G groups, D width of a vector.
@@ -52,7 +51,6 @@ SHOWN = (SKIP, CLICK, LIKE)
 END = 1_735_689_600  # 2025-01-01T00:00Z; every log ends here, so that one split in time fits all of them
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 _LONGEST = 10  # times requests_per_user: a user with more requests is cut
-LEANINGS = (1.0, 0.0)  # moved by what was shown, or not at all
 NEVER = np.iinfo(np.int64).max
 
 
@@ -157,15 +155,17 @@ class SyntheticConfig(ContentSettings):
 
 @dataclass(frozen=True)
 class World:
-    """Items and users as the seed makes them. taste: [I, G], content: [I, D], peak: hour per group [G], leaning: of all
-    users of the log."""
+    """Items and users as the seed makes them.
+
+    taste: [I, G], content: [I, D], peak: hour per group [G], favourite: group of each user of the log.
+    """
 
     group: Int64
     taste: Float64
     content: Float64
     popularity: Float64
     peak: Float64
-    leaning: Float64
+    favourite: Int64
     clusters: Clusters
 
 
@@ -189,7 +189,7 @@ def make_world(config: SyntheticConfig) -> World:
         popularity=rng.normal(size=config.items),
         peak=rng.uniform(0, 24, config.groups),
         # Drawn apart: the effect came later, and logs without it stay what they were.
-        leaning=np.random.default_rng([config.seed, 2]).choice(LEANINGS, config.users),
+        favourite=np.random.default_rng([config.seed, 2]).integers(config.groups, size=config.users),
         clusters=clusters,
     )
 
@@ -199,7 +199,6 @@ class Trace:
     """A faded sum of past events' vectors: state <- keep state + weight[action] x, at events whose weight is not 0.
 
     tau: seconds in which the state falls to 1/e by itself, None for never. offset: subtracted from every dot product.
-    leans: the effect is times the user's leaning.
     """
 
     strength: float
@@ -208,7 +207,6 @@ class Trace:
     keep: float = 1.0
     tau: float | None = None
     offset: float = 0.0
-    leans: bool = False
 
 
 def _weights(**by_action: float) -> Float64:
@@ -231,7 +229,6 @@ def planted_traces(config: SyntheticConfig, world: World) -> list[Trace]:
         Trace(effects.content, world.content, _weights(**shown), fade),
         Trace(effects.channel, taste, _weights(search=new), fade, offset=mean),
         Trace(-effects.channel, taste, _weights(**shown), fade, offset=mean),
-        Trace(effects.profile, taste, _weights(**shown), fade, offset=mean, leans=True),
     ]
     return [trace for trace in found if trace.strength]
 
@@ -275,7 +272,7 @@ class History:
     def __init__(self, config: SyntheticConfig, world: World, user_U: Int64) -> None:
         users = len(user_U)
         self._config, self._world = config, world
-        self._leaning = world.leaning[user_U]
+        self._favourite = world.favourite[user_U]
         self._traces = [_TraceState(trace, users) for trace in planted_traces(config, world)]
         self._alike = content_history(config, config.effects, world.clusters, world.group, world.taste, users)
         self._last = np.full((users, config.nth), -1, np.int64)  # newest first
@@ -321,8 +318,10 @@ class History:
         config, world, effects = self._config, self._world, self._config.effects
         logit = np.full(item_UC.shape, config.bias)
         for state in self._traces:
-            effect = state.effect(item_UC, request_time)
-            logit += self._leaning[: len(item_UC), None] * effect if state.trace.leans else effect
+            logit += state.effect(item_UC, request_time)
+        if effects.profile:
+            match = world.taste[item_UC, self._favourite[: len(item_UC), None]] - 1 / config.groups
+            logit += effects.profile * match
         if effects.position:
             nth = self._last[: len(item_UC), -1]
             match = np.einsum("ud,ucd->uc", world.taste[nth], world.taste[item_UC]) - 1 / config.groups

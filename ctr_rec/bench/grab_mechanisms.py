@@ -1,7 +1,7 @@
 """GRAB's mechanisms: each planted effect of the synthetic log that one of them can see, with it and without it.
 
 As in mechanisms.py. Profile tokens are shown where full tokens hold no profile and no token an action, so that nothing
-else tells which way a user leans.
+else tells which group a user favours.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def grab_mechanisms() -> list[Mechanism]:
             _grab(apart, use_position=True, action=no_action),
             unsaid,
         ),
-        _row("profile", 15.0, "profile_tokens", _grab(profile_tokens=True, **faceless), _grab(**faceless)),
+        _row("profile", 4.0, "profile_tokens", _grab(profile_tokens=True, **faceless), _grab(**faceless)),
         _row("long_term", 4.0, f"window of {SPAN} events, not 10", _grab(long), _grab(short), world=GRAB_SHORT_LIVES),
         _row(
             "time_of_day",

@@ -177,14 +177,7 @@ def mechanisms() -> list[Mechanism]:
             Arm(_din(False, use_order=True), apart),
             Arm(_din(False, use_order=True), recent),
         ),
-        Mechanism(
-            "profile",
-            15.0,
-            "DIN",
-            "use_profile",
-            Arm(_din(False, use_order=True), recent),
-            Arm(_din(False, use_order=True, context=NO_CONTEXT), recent),
-        ),
+        Mechanism("profile", 4.0, "MLP", "use_profile", no_history, Arm(_mlp(NO_CONTEXT), {}), epochs=6),
         Mechanism("time_of_day", 1.0, "MLP", "use_time", Arm(_mlp(ContextSettings()), {}), no_history, epochs=10),
         Mechanism("popularity", 1.0, "MLP", "item id", Arm(_mlp(), {}, ("content",)), no_history),
     ]

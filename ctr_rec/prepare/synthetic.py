@@ -42,12 +42,13 @@ SPLIT = Split(train_end=END - 4 * DAY - 1, valid_end=END - 2 * DAY - 1)
 def log_schema(config: SyntheticConfig) -> LogSchema:
     """What the columns mean, which the settings decide.
 
-    An item has an id, a group and a content vector; a user has a history, and a leaning in logs that plant its effect;
+    An item has an id, a group and a content vector; a user has a history, and a favourite group in logs that plant its
+    effect;
     a request and every past event has a scene, where the log has scenes.
     """
-    leaning = Feature(name="leaning", kind=Kind.CATEGORY, side=Side.USER, table="leaning")
+    favourite = Feature(name="favourite", kind=Kind.CATEGORY, side=Side.USER, table="favourite")
     scene = Feature(name="scene", kind=Kind.CATEGORY, side=Side.EVENT, table="scene")
-    more = (*((leaning,) if config.effects.profile else ()), *((scene,) if config.scenes else ()))
+    more = (*((favourite,) if config.effects.profile else ()), *((scene,) if config.scenes else ()))
     return LogSchema(
         name="synthetic",
         action_delay=config.action_delay,
@@ -188,7 +189,7 @@ def _generate(config: SyntheticConfig, folder: Path) -> None:
         pa.table({"item_id": number, "item": number, "group": pa.array(world.group), "content": vectors}),
     )
     if config.effects.profile:
-        users = {"user_id": np.arange(config.users), "leaning": np.where(world.leaning > 0, "moved", "unmoved")}
+        users = {"user_id": np.arange(config.users), "favourite": world.favourite}
         write_table(folder / USERS, pa.table({name: pa.array(values) for name, values in users.items()}))
     event_file: pq.ParquetWriter | None = None
     truth_file: pq.ParquetWriter | None = None

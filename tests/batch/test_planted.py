@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from ctr_rec.batch.planted import (
-    CLICK,
-    LIKE,
-    SEARCH,
-    SKIP,
     Effects,
     History,
     SyntheticConfig,
@@ -30,26 +24,15 @@ def test_the_world_is_scaled_as_stated() -> None:
     assert abs(dots.std() - 1) < 0.05
 
 
-def test_leaning_moves_nothing_else() -> None:
-    """Turned round, a user's leaning turns the sign of its effect, and the other effects stay."""
-    config = SyntheticConfig(users=500, items=12, effects=Effects(profile=2.0, popularity=1.0))
+def test_a_favourite_group_moves_its_items_alone() -> None:
+    config = SyntheticConfig(users=500, items=12, groups=4, spread=0.0, effects=Effects(profile=2.0, popularity=1.0))
     world = make_world(config)
-    turned = replace(world, leaning=-world.leaning)
-    assert abs(world.leaning.mean() - 0.5) < 0.1
-    item, now = np.tile(np.arange(12), (2, 1)), np.array([100, 100])
-    logit = []
-    for one in (world, turned):
-        history = History(config, one, np.array([7, 3]))
-        history.add(
-            item[:, :4],
-            np.tile([SKIP, CLICK, SEARCH, LIKE], (2, 1)),
-            np.tile([1, 2, 3, 4], (2, 1)),
-            np.zeros((2, 4), np.int64),
-        )
-        history.reach(now)
-        logit.append(history.logit(item, now, np.zeros(2, np.int64)) - config.bias - world.popularity)
-    np.testing.assert_allclose(logit[0], -logit[1], atol=1e-12)
-    assert np.abs(logit[0]).max() > 0.1
+    assert np.bincount(world.favourite, minlength=4).min() > 90
+    item = np.tile(np.arange(12), (2, 1))
+    history = History(config, world, np.array([7, 3]))
+    logit = history.logit(item, np.array([100, 100]), np.zeros(2, np.int64)) - config.bias - world.popularity
+    favoured = world.group[item] == world.favourite[[7, 3], None]
+    np.testing.assert_allclose(logit, np.where(favoured, 2 * 0.75, -2 * 0.25))
 
 
 def test_an_effect_that_is_off_costs_nothing() -> None:

@@ -36,8 +36,8 @@ CONFIG = SyntheticConfig(users=40, items=30, requests_per_user=6)
 LATE = CONFIG.model_copy(update={"dwell": 40, "interleave": 0.7, "action_delay": 90, "seed": 5, "nth": 2})
 # A request begins at the very moment at which an event of the one before becomes known: it must not see it.
 TIED = LATE.model_copy(update={"action_delay": 21})
-# Late too, and each user leans one way.
-LEANING = LATE.model_copy(update={"effects": ALL_EFFECTS.model_copy(update={"profile": 2.0})})
+# Late too, and each user favours a group.
+FAVOURED = LATE.model_copy(update={"effects": ALL_EFFECTS.model_copy(update={"profile": 2.0})})
 
 
 class Past(NamedTuple):
@@ -68,15 +68,15 @@ def naive_logit(config: SyntheticConfig, world: World, user: int, past: list[Pas
     logit += e.position * taste(past[-config.nth].item) if len(past) >= config.nth else 0
     logit += e.content * faded(SHOWN, lambda p: float(world.content[item] @ world.content[p.item]))
     logit += e.channel * (faded((SEARCH,), lambda p: taste(p.item)) - faded(SHOWN, lambda p: taste(p.item)))
-    logit += e.profile * world.leaning[user] * faded(SHOWN, lambda p: taste(p.item))
+    logit += e.profile * (float(world.taste[item, world.favourite[user]]) - 1 / config.groups)
     logit += e.time_of_day * math.cos((hour - world.peak[world.group[item]]) * math.pi / 12)
     return logit + e.popularity * world.popularity[item]
 
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, LATE, TIED, LEANING],
-    ids=["at once", "late and interleaved", "known at the request", "leaning"],
+    [CONFIG, LATE, TIED, FAVOURED],
+    ids=["at once", "late and interleaved", "known at the request", "favourite"],
 )
 def test_probabilities_are_what_the_visible_history_says(config: SyntheticConfig, tmp_path: Path) -> None:
     write_log(config, tmp_path / "raw", tmp_path / "log")
@@ -179,25 +179,25 @@ def test_a_log_without_truth_says_so(tmp_path: Path) -> None:
 
 def test_features_do_not_tell_the_truth() -> None:
     assert [f.name for f in log_schema(CONFIG).features] == ["item", "group", "content"]
-    assert [f.name for f in log_schema(LEANING).features] == ["item", "group", "content", "leaning"]
+    assert [f.name for f in log_schema(FAVOURED).features] == ["item", "group", "content", "favourite"]
 
 
-def test_users_lean_as_their_feature_says(tmp_path: Path) -> None:
-    manifest = write_log(LEANING, tmp_path / "raw", tmp_path / "log")
-    assert manifest.data_schema == log_schema(LEANING)
+def test_users_favour_what_their_feature_says(tmp_path: Path) -> None:
+    manifest = write_log(FAVOURED, tmp_path / "raw", tmp_path / "log")
+    assert manifest.data_schema == log_schema(FAVOURED)
     users = pl.read_parquet(tmp_path / "log" / "users" / "part-00000.parquet")
-    vocabulary = pl.read_parquet(tmp_path / "log" / "vocabulary" / "leaning.parquet")
+    vocabulary = pl.read_parquet(tmp_path / "log" / "vocabulary" / "favourite.parquet")
     name = dict(vocabulary.select("row", "id").iter_rows())
-    leaning = make_world(LEANING).leaning[users["user_id"].to_numpy()].tolist()
-    assert [{"moved": 1.0, "unmoved": 0.0}[name[row]] for row in users["leaning"]] == leaning
-    assert set(leaning) == {1.0, 0.0}
+    favourite = make_world(FAVOURED).favourite[users["user_id"].to_numpy()].tolist()
+    assert [int(name[row]) for row in users["favourite"]] == favourite
+    assert len(set(favourite)) > 1
 
 
-def test_a_log_whose_users_do_not_lean_is_written_without_them(tmp_path: Path) -> None:
+def test_a_log_whose_users_favour_nothing_is_written_without_them(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_log(CONFIG, raw, tmp_path / "log")
     assert sorted(p.name for p in raw.iterdir()) == ["config.json", "events.parquet", "items.parquet", TRUTH]
-    write_log(LEANING, raw, tmp_path / "log2")
+    write_log(FAVOURED, raw, tmp_path / "log2")
     (raw / "users.parquet").unlink()
     assert read_raw(raw)[1].users is not None, "made again where one of its files is missing"
 
