@@ -107,6 +107,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             test = row.values["test"]
             axes.scatter(test["gauc"], test["auc"], label=row.model, marker=mark, color=f"C{models.index(row.model)}")
         axes.set(title=f"cut {cut}", xlabel="test GAUC", ylabel="test AUC")
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
