@@ -135,6 +135,7 @@ def factorised(matrix_MM, dim: int, seed: int) -> npt.NDArray[np.float64]:
     with threadpool_limits(1):
         left_MD, values_D, _ = svds(matrix_MM, k=dim, v0=start)
     order = np.argsort(-values_D, kind="stable")
+    assert left_MD is not None, "both sides are asked for"
     left_MD = left_MD[:, order]
     largest = left_MD[np.abs(left_MD).argmax(axis=0), np.arange(dim)]
     return left_MD * np.where(largest < 0, -1.0, 1.0) * np.sqrt(values_D[order])

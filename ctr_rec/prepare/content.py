@@ -92,7 +92,7 @@ def join_content(content: Content, log: RawLog, schema: LogSchema, split: Split,
         seen = None if grow is not None else _seen_in_training(log, schema, split, key)
         centres = tuple(fit(_matrix(vectors, seen), wanted) if grow is None else read_centres(grow, wanted, dim))
         matrix = _matrix(vectors)
-        vectors = vectors.with_columns(wanted.columns(assign(matrix, centres), matrix.any(axis=1)))
+        vectors = vectors.with_columns(wanted.columns(assign(matrix, centres), np.asarray(matrix.any(axis=1))))
     joined = keyed.join(vectors.lazy(), on=KEY, how="left", maintain_order="left").drop(KEY)
     if wanted is not None:
         joined = joined.with_columns(pl.col(wanted.names()).fill_null(NONE))

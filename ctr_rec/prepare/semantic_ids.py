@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ctr_rec.errors import ConfigError, DataError
@@ -92,7 +91,8 @@ def fit(vectors_ND: npt.NDArray[np.floating], wanted: SemanticIds, seed: int = S
     found = []
     with threadpool_limits(1):  # more threads add up in another order every time
         for level in range(wanted.levels):
-            centres_KD = KMeans(wanted.centres, n_init=1, random_state=seed + level).fit(left_ND).cluster_centers_
+            # "auto" is one start for the k-means++ that it starts with.
+            centres_KD = KMeans(wanted.centres, n_init="auto", random_state=seed + level).fit(left_ND).cluster_centers_
             left_ND = left_ND - centres_KD[_nearest(left_ND, centres_KD)]
             found.append(centres_KD)
     return found
@@ -135,7 +135,7 @@ def read_centres(log: Path, wanted: SemanticIds, dim: int) -> list[Float64]:
     if not path.is_file():
         raise DataError(f"{log} has no semantic ids to grow from; prepare without --semantic-ids, or without --grow")
     table = pq.read_table(local_file(path))
-    levels, rows = len(pc.unique(table.column("level"))), table.num_rows
+    levels, rows = len(table.column("level").unique()), table.num_rows
     width = table.schema.field("centre").type.list_size
     if (levels, rows, width) != (wanted.levels, wanted.levels * wanted.centres, dim):
         raise DataError(
