@@ -6,7 +6,8 @@ prints it against an MLP (arXiv 2602.10811). Without a baseline it is the gain o
 Two things blur a gain. Seeds: another start gives another GAUC; each size's seeds are drawn anew, spread out by
 sqrt(n / (n - 1)) because n draws from n vary less than the seeds do. Users: another sample of users gives another
 GAUC; users are drawn once for all runs, which keeps the differences as steady as a paired comparison. Intervals are
-given for each alone and for both together; what is said of alpha rests on both together.
+given for each alone and for both together, where a mean moves by what users and what seeds move it; what is said of
+alpha rests on both together.
 
 Legend: S sizes, N seeds, R draws.
 """
@@ -45,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Draws:
-    """GAUC of runs under resampled users. points: [S][R, N]; baseline: [R, N], chance where there is none."""
+    """GAUC under draws, of every run or of means over seeds (N = 1). points: [S][R, N]; baseline: [R, N], or chance."""
 
     points: tuple[FloatArray, ...]
     baseline: FloatArray
@@ -128,23 +129,22 @@ def fit_family(points: Sequence[Point], baseline: Sequence[float], drawn: Draws,
     if law is None or abs(law.alpha) > STEEPEST - 1e-3:
         why = why or f"no power law goes through these gains: alpha would lie beyond {STEEPEST:g}, a step, not a slope."
         return Fit(axis, *values, None, "no fit", why)
-    once = Draws(tuple(np.array([p.gauc]) for p in points), np.array([baseline if len(baseline) else [CHANCE]]))
     several = any(len(point.gauc) > 1 for point in points)
-    random = np.random.default_rng(0)
-    count = len(drawn.baseline)
-    of_seeds = _alphas(x_S, _repeat(once, count), random) if several else None
-    of_users = _alphas(x_S, drawn, None)
-    of_both = _alphas(x_S, drawn, random) if several else of_users
+    start = baseline if len(baseline) else (CHANCE,)
+    of_users = Draws(tuple(_mean(gauc_RN) for gauc_RN in drawn.points), _mean(drawn.baseline))
+    moved = _moved_by_seeds([point.gauc for point in points], start, len(drawn.baseline))
+    still = Draws(tuple(np.array([[np.mean(point.gauc)]]) for point in points), np.array([[np.mean(start)]]))
+    users, seeds, both = (_alphas(x_S, d) for d in (of_users, _sum(still, moved), _sum(of_users, moved)))
     found = Fit(
         axis,
         *values,
         law,
         "flat",
         "",
-        seeds=None if of_seeds is None else percentile_interval(law.alpha, of_seeds, CONFIDENCE),
-        users=percentile_interval(law.alpha, of_users, CONFIDENCE),
-        both=percentile_interval(law.alpha, of_both, CONFIDENCE),
-        without=float(np.isnan(of_both).mean()),
+        seeds=percentile_interval(law.alpha, seeds, CONFIDENCE) if several else None,
+        users=percentile_interval(law.alpha, users, CONFIDENCE),
+        both=percentile_interval(law.alpha, both, CONFIDENCE),
+        without=float(np.isnan(both).mean()),
     )
     found = replace(found, verdict=_verdict(found))
     return replace(found, sentence=_sentence(found))
@@ -159,24 +159,32 @@ def _why_not(x_S: FloatArray, gain_S: FloatArray, axis: Axis) -> str:
     return ""
 
 
-def _repeat(once: Draws, count: int) -> Draws:
-    return Draws(tuple(np.repeat(p_1N, count, axis=0) for p_1N in once.points), np.repeat(once.baseline, count, axis=0))
+def _mean(gauc_RN: FloatArray) -> FloatArray:
+    return gauc_RN.mean(axis=1, keepdims=True)
 
 
-def _alphas(x_S: FloatArray, drawn: Draws, random: np.random.Generator | None) -> FloatArray:
-    """Alpha of every draw, [R]. random: draws seeds too; None takes the mean of all of them."""
-    baseline_R = _mean_of_seeds(drawn.baseline, random)
-    gains = [100 * (_mean_of_seeds(gauc_RN, random) / baseline_R - 1) for gauc_RN in drawn.points]
-    return alphas(x_S, np.stack(gains, axis=1))
+def _moved_by_seeds(points: Sequence[Sequence[float]], baseline: Sequence[float], draws: int) -> Draws:
+    """How far other seeds would move each mean, [R, 1]: 0 with one seed.
+
+    Of GAUC on all users: what users add to it is drawn apart, and would count twice in seeds drawn under each sample.
+    """
+    random = np.random.default_rng(0)
+
+    def moved(gauc: Sequence[float]) -> FloatArray:
+        gauc_N, seeds = np.array(gauc), len(gauc)
+        chosen_RN = random.integers(0, seeds, (draws, seeds))
+        return _mean(gauc_N[chosen_RN] - gauc_N.mean()) * math.sqrt(seeds / max(1, seeds - 1))
+
+    return Draws(tuple(moved(gauc) for gauc in points), moved(baseline))
 
 
-def _mean_of_seeds(gauc_RN: FloatArray, random: np.random.Generator | None) -> FloatArray:
-    mean_R, seeds = gauc_RN.mean(axis=1), gauc_RN.shape[1]
-    if random is None or seeds == 1:
-        return mean_R
-    chosen_RN = random.integers(0, seeds, gauc_RN.shape)
-    drawn_R = np.take_along_axis(gauc_RN, chosen_RN, axis=1).mean(axis=1)
-    return mean_R + (drawn_R - mean_R) * math.sqrt(seeds / (seeds - 1))
+def _sum(a: Draws, b: Draws) -> Draws:
+    return Draws(tuple(one + two for one, two in zip(a.points, b.points, strict=True)), a.baseline + b.baseline)
+
+
+def _alphas(x_S: FloatArray, means: Draws) -> FloatArray:
+    """Alpha of every draw of means over seeds, [R]."""
+    return alphas(x_S, 100 * (np.concatenate(means.points, axis=1) / means.baseline - 1))
 
 
 def _verdict(found: Fit) -> Verdict:

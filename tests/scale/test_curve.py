@@ -33,7 +33,8 @@ def test_growth_is_seen_over_chance_and_over_a_baseline() -> None:
         assert 0 < found.both.low < found.law.alpha < found.both.high
         assert found.users.low < found.law.alpha < found.users.high
         width = found.both.high - found.both.low
-        assert width > 0.8 * max(i.high - i.low for i in (found.users, found.seeds)), "both blur more than either"
+        each = [i.high - i.low for i in (found.users, found.seeds)]
+        assert 0.8 * max(each) < width < 1.2 * sum(each), "both blur more than either, and not more than their sum"
         assert "the gain grows with C" in found.sentence
         assert f"interval {found.both.low:.3f} .. {found.both.high:.3f} over users and seeds (" in found.sentence
         assert f"{found.seeds.low:.3f} .. {found.seeds.high:.3f} over seeds)" in found.sentence
