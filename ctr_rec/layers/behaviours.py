@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ctr_rec.batch.batch import Batch, Jagged
 from ctr_rec.config import Config
 from ctr_rec.layers.history import EventVectors
 from ctr_rec.layers.layout import Axes, Layout
 from ctr_rec.layers.time import AGES
-from ctr_rec.ops.jagged import gather, segment_of_row
+from ctr_rec.ops.jagged import distinct, gather, segment_of_row
 from ctr_rec.ops.prefix_attention import time_bucket
 
 
@@ -40,6 +41,23 @@ class Sequences:
     def per_impression(self, x_SD: Tensor) -> Tensor:
         """Of each impression's sequence, [N, D]."""
         return x_SD if self.segment_N is None else gather(x_SD, self.segment_N)
+
+    def of_impressions(self) -> Sequences:
+        """The same with a copy for each impression, as its own sequence."""
+        if self.segment_N is None:
+            return self
+        row_P, offsets_N1 = self.rows_of_impressions()
+        return Sequences(self.position_P[row_P], offsets_N1)
+
+    def rows_of_impressions(self) -> tuple[Tensor, Tensor]:
+        """Which tokens each impression reads, one impression after another: int64 [pairs], and offsets [N + 1]."""
+        length_S, begin_S = self.offsets_S1.diff(), self.offsets_S1[:-1]
+        if self.segment_N is None:
+            return torch.arange(len(self.position_P), device=begin_S.device), self.offsets_S1
+        length_N, begin_N = length_S[self.segment_N], begin_S[self.segment_N]
+        offsets_N1 = functional.pad(length_N.cumsum(0), (1, 0))
+        row_P = torch.arange(int(offsets_N1[-1]), device=begin_S.device)
+        return row_P + (begin_N - offsets_N1[:-1]).repeat_interleave(length_N), offsets_N1
 
 
 def distinct_sequences(history: Jagged) -> Sequences:
@@ -69,7 +87,8 @@ class BehaviourSettings(Config):
     """What a behaviour token says beyond its item; the paper's formula has none of it and states nothing either.
 
     use_action: what the user did. use_order: its place, counted from the sequence's newest event. use_age: log2 of the
-    seconds to the sequence's newest event, so that all candidates of a request can share the token.
+    seconds to the sequence's newest event, so that all candidates of a request can share the token; where each
+    impression has a sequence of its own, the seconds to its request.
     """
 
     use_action: bool = True
@@ -95,8 +114,9 @@ class BehaviourTokens(nn.Module):
         self.age_AD = nn.Parameter(torch.zeros(settings.ages, width)) if settings.use_age else None
 
     def forward(self, events: EventVectors, sequences: Sequences, batch: Batch) -> Tensor:
-        token_KD = self.second(nn.functional.silu(self.first(events.distinct_KD)))
-        x_PD = gather(token_KD, events.row_T[sequences.position_P])
+        row_R, row_P = distinct(events.row_T[sequences.position_P], len(events.distinct_KD))
+        token_RD = self.second(functional.silu(self.first(gather(events.distinct_KD, row_R))))
+        x_PD = gather(token_RD, row_P)
         if self.order_OD is not None:
             x_PD = x_PD + gather(self.order_OD, self._order(sequences))
         if self.age_AD is not None:
@@ -110,8 +130,12 @@ class BehaviourTokens(nn.Module):
 
     def _age(self, sequences: Sequences, batch: Batch) -> Tensor:
         time_P = batch.event_time[sequences.position_P]
-        newest_P = sequences.offsets_S1[1:][segment_of_row(sequences.offsets_S1)] - 1
-        seconds_P = torch.div(time_P[newest_P] - time_P, self.ticks_per_second, rounding_mode="floor")
+        sequence_P = segment_of_row(sequences.offsets_S1)
+        if sequences.segment_N is None:
+            now_P = batch.impression_time[sequence_P]
+        else:
+            now_P = time_P[sequences.offsets_S1[1:][sequence_P] - 1]
+        seconds_P = torch.div(now_P - time_P, self.ticks_per_second, rounding_mode="floor")
         return time_bucket(seconds_P, self.settings.ages)
 
     def axes(self, event: Layout) -> dict[str, Axes]:
@@ -119,6 +143,6 @@ class BehaviourTokens(nn.Module):
         return {"first.weight": (None, event)}
 
     def flops(self, rows: int) -> int:
-        """rows: distinct event vectors."""
+        """rows: distinct event vectors among those of the sequences."""
         event_width, width = self.widths
         return 2 * rows * width * (event_width + width)

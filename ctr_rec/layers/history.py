@@ -15,7 +15,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.fields import join, layout
 from ctr_rec.layers.layout import Axes, Layout, size
-from ctr_rec.ops.jagged import gather
+from ctr_rec.ops.jagged import distinct, gather
 from ctr_rec.schema.log import Known
 from ctr_rec.schema.table import SparseSpec
 
@@ -80,14 +80,18 @@ class EventEncoder(nn.Module):
     def _from_item_and_action(self, item_MD: Tensor, batch: Batch) -> EventVectors:
         if self.action is None:
             return EventVectors(item_MD, batch.event_item)
-        code_T = batch.event_item * self.num_actions + batch.event_action
-        used = torch.zeros(item_MD.shape[0] * self.num_actions, dtype=torch.bool, device=code_T.device)
-        used[code_T] = True
-        code_K = used.nonzero().squeeze(-1)
-        row_T = (used.cumsum(0) - 1)[code_T]
+        code_K, row_T = distinct(self.looks(batch), item_MD.shape[0] * self.num_actions)
         item_K = torch.div(code_K, self.num_actions, rounding_mode="floor")
         vectors = gather(item_MD, item_K) + gather(self.action.weight, code_K % self.num_actions)
         return EventVectors(vectors, row_T)
+
+    def looks(self, batch: Batch) -> Tensor:
+        """What each event looks like, int64 [T]: those with equal codes share a row of `EventVectors`."""
+        if self.project is not None:
+            return torch.arange(batch.num_events, device=batch.event_item.device)
+        if self.action is None:
+            return batch.event_item
+        return batch.event_item * self.num_actions + batch.event_action
 
     def axes(self, item: Layout | None) -> dict[str, Axes]:
         """item: what the item vector, and so the event's, is made of; None where its width is the tower's own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -16,11 +17,17 @@ from ctr_rec.errors import ConfigError
 from ctr_rec.layers.behaviours import BehaviourSettings, BehaviourTokens, Sequences, distinct_sequences
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.feature_tokens import FeatureTokens
-from ctr_rec.layers.fields import join, layout, width
+from ctr_rec.layers.feature_tokens import FeatureMLP, FeatureTokens
+from ctr_rec.layers.fields import feature_width, join, layout, width
 from ctr_rec.layers.history import EventEncoder
 from ctr_rec.layers.layout import Axes, within
+from ctr_rec.layers.retrieval import RetrievalSettings, Search, check_retrieval, retrieve
+from ctr_rec.layers.similarity import similarities
+from ctr_rec.layers.simtier import TIERS, SimTier
 from ctr_rec.schema.table import SparseSpec
+
+RETRIEVED = "retrieved"
+SIMTIER = "simtier"
 
 
 class TokenSettings(Config):
@@ -28,6 +35,9 @@ class TokenSettings(Config):
 
     content: the item feature with frozen vectors, read by what compares contents; it is no feature token and no part of
     a behaviour unless side_information asks for that (EST, Table 2). None: the model reads no content.
+    retrieval: how the behaviours that the candidate retrieves (B_c) are found, which then are `behaviours["retrieved"]`
+    with an MLP of their own; None: there are none. simtier: one more feature token, `simtier`, of tiers of likeness
+    between candidate and recent behaviours, and retrieved ones where there are.
     """
 
     width: int = Field(default=64, ge=1)
@@ -36,6 +46,8 @@ class TokenSettings(Config):
     side_information: bool = False
     behaviour: BehaviourSettings = Field(default_factory=BehaviourSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
+    retrieval: RetrievalSettings | None = None
+    simtier: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,14 @@ class Tokens:
 class TokenInputs(nn.Module):
     """Feature tokens of each impression and behaviour tokens of each distinct sequence.
 
-    names: of the feature tokens. Raises ConfigError for a channel or a content feature that is not there.
+    names: of the feature tokens. Raises ConfigError for a channel or a feature that is not there.
     """
 
     def __init__(self, spec: SparseSpec, settings: TokenSettings, channels: tuple[str, ...], tower: str) -> None:
         super().__init__()
         self.settings = settings
         _check(settings, spec, channels, tower)
-        hidden = () if settings.side_information else (settings.content,)
+        hidden = set() if settings.side_information else _compared(settings)
         self.item = tuple(f for f in spec.item if f.name not in hidden)
         self._item = layout(spec, "item", self.item)
         item_width = width(spec, self.item)
@@ -74,20 +86,58 @@ class TokenInputs(nn.Module):
                 "declare one in the log's schema or take it out of embedding.exclude"
             )
         self.features = FeatureTokens(spec, settings.context, self.item, settings.width)
-        self.names = self.features.names
+        self.names = self.features.names + ((SIMTIER,) if settings.simtier else ())
         self.events = EventEncoder(spec, item_width, settings.behaviour.use_action)
+        self._compared_width = 0
+        if settings.retrieval is not None:
+            compared = next(f for f in spec.item if f.name == settings.retrieval.feature)
+            self._compared_width = feature_width(spec, compared)
+        sequences = (settings.recent,) if settings.retrieval is None else (settings.recent, RETRIEVED)
         self.behaviours = nn.ModuleDict(
-            {settings.recent: BehaviourTokens(item_width, settings.behaviour, spec.ticks_per_second, settings.width)}
+            {
+                name: BehaviourTokens(item_width, settings.behaviour, spec.ticks_per_second, settings.width)
+                for name in sequences
+            }
         )
+        self.tiers = nn.ModuleDict({name: SimTier() for name in sequences if settings.simtier})
+        self.tier_mlp = FeatureMLP(TIERS * len(sequences), settings.width) if settings.simtier else None
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tokens:
         item_MD = join(self.item, embedded.items, batch.items, batch.item.shape[0])
         events = self.events(item_MD, embedded, batch)
         found = {}
-        for name, tokens in self.behaviours.items():
-            sequences = distinct_sequences(batch.histories[name])
+        for name, sequences in self.sequences(batch, embedded).items():
+            tokens = self.behaviours[name]
+            assert isinstance(tokens, BehaviourTokens)
             found[name] = Behaviours(tokens(events, sequences, batch), sequences)
-        return Tokens(self.features(embedded, batch), found)
+        features_NLD = self.features(embedded, batch)
+        if self.tier_mlp is not None:
+            token_N1D = self.tier_mlp(self._tiers(found, batch)).unsqueeze(1)
+            features_NLD = torch.cat([features_NLD, token_N1D], dim=1)
+        return Tokens(features_NLD, found)
+
+    def sequences(self, batch: Batch, embedded: Embedded | None = None) -> dict[str, Sequences]:
+        """By name. Without embeddings the newest events stand for those that a search by id would find."""
+        found = {self.settings.recent: distinct_sequences(batch.histories[self.settings.recent])}
+        if self.settings.retrieval is not None:
+            found[RETRIEVED] = retrieve(self.settings.retrieval, embedded, batch)
+        return found
+
+    def content(self, batch: Batch) -> Tensor:
+        """Frozen content vectors of the batch's items, [M, C], of length 1 or zero where an item has none."""
+        assert self.settings.content is not None
+        return batch.items.vectors[self.settings.content]
+
+    def _tiers(self, found: dict[str, Behaviours], batch: Batch) -> Tensor:
+        """[N, tiers of all sequences]."""
+        parts = []
+        for name, tier in self.tiers.items():
+            # The recent sequence once per impression: its likeness is the candidate's.
+            own = found[name].sequences.of_impressions()
+            item_P = batch.event_item[own.position_P]
+            similarity_P = similarities(self.content(batch), batch.impression_item, item_P, own.offsets_S1)
+            parts.append(tier(similarity_P, own.offsets_S1))
+        return torch.cat(parts, dim=-1)
 
     def axes(self) -> dict[str, Axes]:
         found = within("events", self.events.axes(self._item))
@@ -97,11 +147,36 @@ class TokenInputs(nn.Module):
         return found
 
     def flops(self, batch: Batch) -> int:
+        """Without likeness of contents: what is retrieved, and its tiers, are known ahead (see `content_flops`)."""
         total = self.features.flops(batch) + self.events.flops(batch.num_events)
-        for tokens in self.behaviours.values():
+        looks_T = self.events.looks(batch)
+        for name, sequences in self.sequences(batch).items():
+            tokens = self.behaviours[name]
             assert isinstance(tokens, BehaviourTokens)
-            total += tokens.flops(batch.num_events)
-        return total
+            total += tokens.flops(len(looks_T[sequences.position_P].unique()))
+        return total + (self.tier_mlp.flops(batch.num_impressions) if self.tier_mlp is not None else 0)
+
+    def content_flops(self, batch: Batch) -> dict[str, int]:
+        """Of comparing vectors, each pair of candidate and event once: retrieval, and tiers of recent behaviours.
+
+        Tiers of what is retrieved by content need no product of their own.
+        """
+        found, retrieval = {}, self.settings.retrieval
+        if retrieval is not None and retrieval.by is not Search.CATEGORY:
+            pairs = len(batch.histories[retrieval.channel].values)
+            found["retrieval"] = 2 * pairs * self._compared_width
+        if self.settings.simtier:
+            pairs = len(batch.histories[self.settings.recent].values)
+            found[SIMTIER] = 2 * pairs * self.content(batch).shape[1]
+        return found
+
+
+def _compared(settings: TokenSettings) -> set[str]:
+    """Item features that are compared as they are, and are neither a token nor a part of one."""
+    found = {settings.content} if settings.content is not None else set()
+    if settings.retrieval is not None and settings.retrieval.by is Search.CONTENT:
+        found.add(settings.retrieval.feature)
+    return found
 
 
 def _check(settings: TokenSettings, spec: SparseSpec, channels: tuple[str, ...], tower: str) -> None:
@@ -118,3 +193,15 @@ def _check(settings: TokenSettings, spec: SparseSpec, channels: tuple[str, ...],
         )
     if settings.side_information and settings.content is None:
         raise ConfigError("tower.tokens.side_information would have no effect without tower.tokens.content; name it")
+    if settings.simtier and settings.content is None:
+        raise ConfigError(
+            "tower.tokens.simtier counts likeness of contents, tower.tokens.content names none; name it, or set "
+            "simtier to false"
+        )
+    if settings.retrieval is not None:
+        if settings.recent == RETRIEVED:
+            raise ConfigError(
+                f"{tower}: the channel {RETRIEVED!r} cannot be tower.tokens.recent, which is how retrieved behaviours "
+                "are called; give the channel another name"
+            )
+        check_retrieval(settings.retrieval, spec, channels, tower)

@@ -6,6 +6,7 @@ history, while the impression itself is scored as before. Everything is float64.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,10 @@ SPEC = SparseSpec(
     counters=("item_mean_count", "item_mean_rate"),
     num_actions=NUM_ACTIONS,
     ticks_per_second=1,
+)
+# The same with content vectors of width 3, of length 1; every seventh item has none.
+CONTENT = SPEC.model_copy(
+    update={"item": (*SPEC.item, Feature(name="content", kind=Kind.VECTOR, side=Side.ITEM, dim=3))}
 )
 ITEMS_ONLY = SPEC.model_copy(update={"user": (), "event": (), "counters": (), "item": SPEC.item[:1]})
 
@@ -168,6 +173,7 @@ def make_batch(log: Log, filling: Filling, spec: SparseSpec = SPEC, separate: bo
                 "genres": _bag("genre", [[g for g in range(5) if (i >> g) & 1] for i in items]),
             },
             {"year": [(i * 37 % 11) / 5 - 1 for i in items]},
+            {"content": [content_of(i) for i in items]},
         ),
         event_offsets=_ints(starts),
         event_item=_ints(item_rows[: len(events)]),
@@ -206,11 +212,27 @@ def _visible(log: Log, stream: Sequence[Event], impression: Impression) -> dict[
     return found
 
 
-def _level(wanted: set[str], ids: dict[str, Ids], numbers: dict[str, list[float]]) -> Level:
+def content_of(item: int) -> list[float]:
+    """Frozen, of length 1, zeros for every seventh item."""
+    if item % 7 == 0:
+        return [0.0, 0.0, 0.0]
+    angle, height = 2.4 * item, 0.6 * math.sin(item)
+    across = math.sqrt(1 - height**2)
+    return [across * math.cos(angle), across * math.sin(angle), height]
+
+
+def _level(
+    wanted: set[str],
+    ids: dict[str, Ids],
+    numbers: dict[str, list[float]],
+    vectors: dict[str, list[list[float]]] | None = None,
+) -> Level:
     return Level(
         ids={k: v for k, v in ids.items() if k in wanted},
         numbers={k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items() if k in wanted},
-        vectors={},
+        vectors={
+            k: torch.tensor(v, dtype=torch.float64).view(len(v), 3) for k, v in (vectors or {}).items() if k in wanted
+        },
     )
 
 
@@ -251,7 +273,7 @@ def _sum_rows(rows_RD: Tensor, index: Tensor, offsets: Tensor | None) -> Tensor:
 
 def _in_float32(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
     def level(values: Level) -> Level:
-        return replace(values, numbers={name: x.float() for name, x in values.numbers.items()})
+        return replace(values, numbers=group(values.numbers), vectors=group(values.vectors))
 
     def group(values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.float() for name, x in values.items()}
@@ -267,11 +289,20 @@ def _in_float32(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
     return batch, Embedded(*(group(part) for part in parts))
 
 
+def spec_of(config: TowerConfig, spec: SparseSpec = SPEC) -> SparseSpec:
+    """With content vectors where the tower reads them."""
+    tokens = getattr(config, "tokens", None)
+    if getattr(tokens, "content", None) is None:
+        return spec
+    return spec.model_copy(update={"item": (*spec.item, CONTENT.item[-1])})
+
+
 class Scorer(nn.Module):
     """Tower and head in float64, or after `.float()` in float32, in evaluation mode: a log's logits."""
 
-    def __init__(self, config: TowerConfig, spec: SparseSpec = SPEC, seed: int = 0) -> None:
+    def __init__(self, config: TowerConfig, spec: SparseSpec | None = None, seed: int = 0) -> None:
         super().__init__()
+        spec = spec or spec_of(config)
         torch.manual_seed(seed)
         self.filling = config.filling
         self.spec = spec

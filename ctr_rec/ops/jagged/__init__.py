@@ -6,7 +6,8 @@ A jagged tensor is `values` and `offsets`: segment n owns the rows offsets[n] : 
     values    a  b  c  d
     offsets   0  3  3  4
 
-Every function has `backend="reference"` (the definition, any dtype) and `backend="bag"` (the fast path, default).
+Every function with a gradient has `backend="reference"` (the definition, any dtype) and `backend="bag"` (the fast
+path, default).
 All gradients are deterministic: sums run in the order of the rows, whatever the number of threads.
 
 Legend: P rows of the jagged values, N segments, N1 = N + 1, M table rows, D width, H width of scores.
@@ -119,6 +120,17 @@ def embedding_bag(
 def segment_of_row(offsets_N1: Tensor) -> Tensor:
     """Which segment each row belongs to: int [N + 1] -> int64 [P]."""
     return bag.segment_index(offsets_N1)
+
+
+def distinct(index_P: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Rows that an index into `num_rows` rows names, ascending, int64 [R], and where among them each entry stands [P].
+
+    By marks, not by sorting: time and memory are those of num_rows, with no backend to choose.
+    """
+    check_index("index_P", index_P, num_rows)
+    used_M = torch.zeros(num_rows, dtype=torch.bool, device=index_P.device)
+    used_M[index_P] = True
+    return used_M.nonzero().squeeze(1), (used_M.cumsum(0) - 1)[index_P]
 
 
 def check_offsets(offsets_N1: Tensor, num_rows: int | None) -> None:

@@ -164,3 +164,14 @@ BAD = {
 def test_bad_input_is_named(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 17])
+def test_distinct_equals_unique(pairs: int) -> None:
+    index_P = indices(pairs, 9)
+    found, place_P = jagged.distinct(index_P, 9)
+    expected, inverse_P = index_P.unique(return_inverse=True)
+    assert torch.equal(found, expected)
+    assert torch.equal(place_P, inverse_P)
+    with pytest.raises(ValueError, match=r"expected rows inside \[0, 3\), got 3"):
+        jagged.distinct(torch.tensor([0, 3]), 3)
