@@ -33,10 +33,11 @@ class PerTokenLinear(nn.Module):
             return torch.bmm(x_LND, self.weight_LDE).transpose(0, 1)
         return torch.baddbmm(self.bias_LE.unsqueeze(1), x_LND, self.weight_LDE).transpose(0, 1)
 
-    def axes(self) -> dict[str, Axes]:
-        found: dict[str, Axes] = {"weight_LDE": (token_layout(self.names), None, None)}
+    def axes(self, inputs: Layout | None = None, outputs: Layout | None = None) -> dict[str, Axes]:
+        """inputs, outputs: what a token's D and E are made of, where the tokens there are decide that too."""
+        found: dict[str, Axes] = {"weight_LDE": (token_layout(self.names), inputs, outputs)}
         if self.bias_LE is not None:
-            found["bias_LE"] = (token_layout(self.names), None)
+            found["bias_LE"] = (token_layout(self.names), outputs)
         return found
 
     def flops(self, rows: int) -> int:
@@ -61,6 +62,25 @@ class PerTokenSwiGLU(nn.Module):
 
     def flops(self, rows: int) -> int:
         return self.gate_and_up.flops(rows) + self.out.flops(rows)
+
+
+class PerTokenGELU(nn.Module):
+    """[N, L, D] -> [N, L, D]: W_out gelu(W_in x + b) + b', all of each token's own."""
+
+    def __init__(self, names: tuple[str, ...], width: int, inner: int) -> None:
+        super().__init__()
+        self.into = PerTokenLinear(names, width, inner, bias=True)
+        self.out = PerTokenLinear(names, inner, width, bias=True)
+
+    def forward(self, x_NLD: Tensor) -> Tensor:
+        return self.out(functional.gelu(self.into(x_NLD)))
+
+    def axes(self, width: Layout | None = None) -> dict[str, Axes]:
+        """width: what a token's D is made of, where the tokens there are decide that too."""
+        return within("into", self.into.axes(width)) | within("out", self.out.axes(None, width))
+
+    def flops(self, rows: int) -> int:
+        return self.into.flops(rows) + self.out.flops(rows)
 
 
 class SwiGLU(nn.Module):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
+from ctr_rec.config import Config
 from ctr_rec.models.tower import TowerConfig
 from tests.models.streams import NUM_ACTIONS, Log, Scorer, look_up, random_log
+
+C = TypeVar("C", bound=Config)
 
 
 def check_edges(config: TowerConfig) -> None:
@@ -37,7 +41,7 @@ def check_edges(config: TowerConfig) -> None:
 
 
 def check_switch(config: TowerConfig, switch: str) -> None:
-    """On, the input moves the score; off, it does not. `switch` is a field of the config or of its context."""
+    """On, the input moves the score; off, it does not. `switch` is a field of the config or of settings in it."""
     log = random_log(6)
     for on in (True, False):
         changed = _with_switch(config, switch, on)
@@ -74,10 +78,13 @@ def check_switch(config: TowerConfig, switch: str) -> None:
         assert bool(moved) is on, f"{switch}={on}"
 
 
-def _with_switch(config: TowerConfig, switch: str, on: bool) -> TowerConfig:
-    if switch in type(config).model_fields:
-        update: dict[str, object] = {switch: on}
-    else:
-        context = config.context.model_copy(update={switch: on})  # type: ignore[attr-defined]
-        update = {"context": context}
+def _with_switch(config: C, switch: str, on: bool) -> C:
+    """The config with the field set wherever it stands."""
+    update: dict[str, object] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if name == switch:
+            update[name] = on
+        elif isinstance(value, Config):
+            update[name] = _with_switch(value, switch, on)
     return config.model_copy(update=update)

@@ -22,6 +22,7 @@ from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.tower import Filling, SplitTower, TowerConfig
 from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, Scorer, look_up, make_batch, random_log
+from tests.models.test_no_leak import CASES
 
 OFF = ContextSettings(use_profile=False, use_request=False, use_counters=False, use_time=False)
 TABLES = ITEMS_ONLY.model_copy(update={"tables": ITEMS_ONLY.tables[1:2]})

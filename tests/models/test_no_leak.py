@@ -13,10 +13,17 @@ import torch
 
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.retrieval import RetrievalSettings, Search
+from ctr_rec.layers.token_inputs import TokenSettings
+from ctr_rec.models.baselines.autoint import AutoIntConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.hiformer import HiFormerConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.baselines.rankmixer import RankMixerConfig
+from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
+from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
@@ -47,7 +54,23 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
         channels={"all": Behaviours(window=6)},
     ),
 }
+TOKENS = TokenSettings(width=6, recent="all")
 CASES: dict[str, TowerConfig] = {
+    "token_mlp": TokenMLPConfig(tokens=TOKENS),
+    "token_mlp_retrieval": TokenMLPConfig(
+        tokens=TokenSettings(
+            width=6,
+            recent="liked",
+            retrieval=RetrievalSettings(channel="all", most=3, by=Search.ID, feature="item"),
+        )
+    ),
+    "token_dcn_v2": TokenDCNv2Config(tokens=TOKENS, rank=3),
+    "autoint": AutoIntConfig(tokens=TOKENS),
+    "rankmixer": RankMixerConfig(tokens=TOKENS, ffn=5),
+    "hiformer": HiFormerConfig(tokens=TOKENS, heads=2, key_width=3, value_width=4, ffn=5),
+    "hiformer_composite_task_token": HiFormerConfig(
+        tokens=TOKENS, heads=2, key_width=3, value_width=4, ffn=5, composite=True, task_token=True
+    ),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.compressed import CompressedTokens
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.cross import CrossNet
 from ctr_rec.layers.embedding import Embedded
-from ctr_rec.layers.layout import Axes, named, within
+from ctr_rec.layers.layout import Axes, named, size, within
 from ctr_rec.layers.mlp import MLP, MLPSettings
 from ctr_rec.layers.pooled import PooledInputs
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
@@ -27,7 +28,7 @@ class Structure(str, Enum):
     STACKED = "stacked"
 
 
-class DCNv2Config(TowerConfig):
+class CrossSettings(TowerConfig):
     """cross_layers: the highest degree of a cross is one more. rank: None for full matrices."""
 
     filling: ClassVar[Filling] = Filling.POINTWISE
@@ -35,29 +36,38 @@ class DCNv2Config(TowerConfig):
     rank: int | None = Field(default=None, ge=1)
     structure: Structure = Structure.PARALLEL
     mlp: MLPSettings = Field(default_factory=MLPSettings)
+
+
+class DCNv2Config(CrossSettings):
+    """use_action: events say what the user did with them. context: groups of inputs that can be switched off."""
+
     context: ContextSettings = Field(default_factory=ContextSettings)
     use_action: bool = True
 
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> DCNv2Tower:
-        return DCNv2Tower(spec, self, channels)
+        return DCNv2Tower(PooledInputs(spec, channels, self.context, self.use_action, "DCN-V2"), self)
 
 
 class DCNv2Tower(Tower):
-    """[N, out_width]: crosses and MLP side by side (parallel), or the MLP over the crosses (stacked)."""
+    """[N, out_width]: crosses and MLP side by side (parallel), or the MLP over the crosses (stacked).
 
-    def __init__(self, spec: SparseSpec, config: DCNv2Config, channels: tuple[str, ...]) -> None:
+    inputs: pooled ones, or tokens, which are taken side by side.
+    """
+
+    def __init__(self, inputs: PooledInputs | CompressedTokens, config: CrossSettings) -> None:
         super().__init__()
         self.structure = config.structure
-        self.inputs = PooledInputs(spec, channels, config.context, config.use_action, "DCN-V2")
-        self.cross = CrossNet(self.inputs.width, config.cross_layers, config.rank)
-        self.mlp = MLP(self.inputs.width, config.mlp)
+        self.inputs = inputs
+        width = size(inputs.layout)
+        self.cross = CrossNet(width, config.cross_layers, config.rank)
+        self.mlp = MLP(width, config.mlp)
         beside = self.cross.out_width if config.structure is Structure.PARALLEL else 0
         self.out_width = self.mlp.out_width + beside
         if beside:
             self.out_layout = (*named("cross", self.inputs.layout), ("mlp", self.mlp.out_width))
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
-        x_ND = self.inputs(embedded, batch)
+        x_ND = self.inputs(embedded, batch).flatten(1)
         crossed_ND = self.cross(x_ND)
         if self.structure is Structure.STACKED:
             return self.mlp(crossed_ND)

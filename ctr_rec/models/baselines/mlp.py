@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctr_rec.batch.batch import Batch
+from ctr_rec.layers.compressed import CompressedTokens
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, size, within
@@ -31,23 +32,26 @@ class MLPConfig(TowerConfig):
     use_counts: bool = False
 
     def build(self, spec: SparseSpec, channels: tuple[str, ...]) -> MLPTower:
-        return MLPTower(spec, self, channels)
+        inputs = PooledInputs(spec, channels, self.context, self.use_action, "MLP")
+        return MLPTower(inputs, self.mlp, counted=channels if self.use_counts else ())
 
 
 class MLPTower(Tower):
-    """[N, out_width] from the pooled inputs of each impression."""
+    """[N, out_width] from each impression's inputs, pooled ones or tokens side by side. counted: see use_counts."""
 
-    def __init__(self, spec: SparseSpec, config: MLPConfig, channels: tuple[str, ...]) -> None:
+    def __init__(
+        self, inputs: PooledInputs | CompressedTokens, mlp: MLPSettings, *, counted: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.inputs = PooledInputs(spec, channels, config.context, config.use_action, "MLP")
-        self.counted = channels if config.use_counts else ()
+        self.inputs = inputs
+        self.counted = counted
         self._layout = self.inputs.layout + tuple((f"count/{name}", 1) for name in self.counted)
-        self.mlp = MLP(size(self._layout), config.mlp)
+        self.mlp = MLP(size(self._layout), mlp)
         self.out_width = self.mlp.out_width
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         counts = [batch.histories[name].lengths().float().log1p().unsqueeze(-1) for name in self.counted]
-        return self.mlp(torch.cat([self.inputs(embedded, batch), *counts], dim=-1))
+        return self.mlp(torch.cat([self.inputs(embedded, batch).flatten(1), *counts], dim=-1))
 
     def axes(self) -> dict[str, Axes]:
         return within("inputs", self.inputs.axes()) | within("mlp", self.mlp.axes(self._layout))
