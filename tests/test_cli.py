@@ -135,24 +135,6 @@ def test_prepare_chooses_the_split(monkeypatch: pytest.MonkeyPatch, data_recipe:
     ]
 
 
-def test_prepare_joins_content(
-    monkeypatch: pytest.MonkeyPatch, data_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ctr_rec.prepare.content import Content
-    from ctr_rec.prepare.semantic_ids import SemanticIds
-
-    calls = watch(monkeypatch, "ctr_rec.prepare.build", "prepare")
-    periods = watch(monkeypatch, "ctr_rec.prepare.periods", "prepare_periods")
-    words = ("prepare", data_recipe, "--raw", "raw", "--out", "out")
-    assert run(*words) == 0
-    assert run(*words, "--content", "v.parquet", "--semantic-ids", "3x64", "--force") == 0
-    assert run(*words, "--content", "v.parquet", "--every", "1d", "--context", "9") == 0
-    assert [c["content"] for c in calls] == [None, Content(Path("v.parquet"), True, SemanticIds(3, 64))]
-    assert periods[0]["content"] == Content(Path("v.parquet"))
-    assert run(*words, "--semantic-ids", "3x64", "--force") == 2
-    assert "--semantic-ids and --force without --content FILE would do nothing" in capsys.readouterr().err
-
-
 def test_prepare_cuts_periods(monkeypatch: pytest.MonkeyPatch, data_recipe: Path) -> None:
     calls = watch(monkeypatch, "ctr_rec.prepare.periods", "prepare_periods")
     words = ("prepare", data_recipe, "--raw", "raw", "--out", "out", "--every", "7d", "--context", "512")
