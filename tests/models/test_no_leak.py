@@ -18,9 +18,12 @@ from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.autoint import AutoIntConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
+from ctr_rec.models.baselines.full_attention import Block, FullAttentionConfig
 from ctr_rec.models.baselines.hiformer import HiFormerConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.baselines.mtgr import MTGRConfig
+from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
 from ctr_rec.models.baselines.rankmixer import RankMixerConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
@@ -55,6 +58,12 @@ PROFILE_TOKENS: dict[str, TowerConfig] = {
     ),
 }
 TOKENS = TokenSettings(width=6, recent="all")
+BY_ID = TokenSettings(
+    width=6, recent="all", retrieval=RetrievalSettings(channel="liked", most=1, by=Search.ID, feature="item")
+)
+BY_GENRE = TokenSettings(
+    width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.CATEGORY, feature="genres")
+)
 CASES: dict[str, TowerConfig] = {
     "token_mlp": TokenMLPConfig(tokens=TOKENS),
     "token_mlp_retrieval": TokenMLPConfig(
@@ -71,6 +80,14 @@ CASES: dict[str, TowerConfig] = {
     "hiformer_composite_task_token": HiFormerConfig(
         tokens=TOKENS, heads=2, key_width=3, value_width=4, ffn=5, composite=True, task_token=True
     ),
+    "full_attention": FullAttentionConfig(tokens=BY_ID, heads=2, ffn=5),
+    "full_attention_masked": FullAttentionConfig(tokens=TOKENS, ffn=5, masked=(Block.BN, Block.NN), renormalise=False),
+    "mtgr": MTGRConfig(tokens=BY_GENRE),
+    "mtgr_visible_count": MTGRConfig(tokens=TOKENS, norm=AttentionNorm.VISIBLE_COUNT, group_norm=False),
+    "onetrans": OneTransConfig(tokens=BY_GENRE, ffn=5, span=3),
+    "onetrans_din": OneTransConfig(tokens=BY_ID, ffn=5, pyramid=False, retrieved=Retrieved.DIN),
+    "onetrans_full": OneTransConfig(tokens=BY_ID, ffn=5, span=4, top=2, retrieved=Retrieved.FULL),
+    "onetrans_shared": OneTransConfig(tokens=TOKENS, ffn=5, span=3, mixed=False),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),
