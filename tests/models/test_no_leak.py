@@ -16,6 +16,7 @@ from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.retrieval import RetrievalSettings, Search
 from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.autoint import AutoIntConfig
+from ctr_rec.models.baselines.bst import BSTConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.full_attention import Block, FullAttentionConfig
@@ -25,6 +26,7 @@ from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.baselines.mtgr import MTGRConfig
 from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
 from ctr_rec.models.baselines.rankmixer import RankMixerConfig
+from ctr_rec.models.baselines.sim import SIMConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
@@ -88,6 +90,9 @@ CASES: dict[str, TowerConfig] = {
     "onetrans_din": OneTransConfig(tokens=BY_ID, ffn=5, pyramid=False, retrieved=Retrieved.DIN),
     "onetrans_full": OneTransConfig(tokens=BY_ID, ffn=5, span=4, top=2, retrieved=Retrieved.FULL),
     "onetrans_shared": OneTransConfig(tokens=TOKENS, ffn=5, span=3, mixed=False),
+    "sim_hard": SIMConfig(tokens=BY_GENRE, heads=3),
+    "sim_soft": SIMConfig(tokens=BY_ID),
+    "bst": BSTConfig(tokens=BY_GENRE, ffn=5),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),
