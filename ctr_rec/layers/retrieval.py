@@ -68,7 +68,7 @@ def retrieve(settings: RetrievalSettings, embedded: Embedded | None, batch: Batc
 def best(score_P: Tensor, offsets_N1: Tensor, most: int) -> Tensor:
     """Which rows are among the `most` largest of their segment, bool [P]; of equals the last. -inf is never chosen.
 
-    Scores lie in [-1, 1] up to rounding, on the grid of `similarities`.
+    Told apart on the grid of `similarities`. They lie between -1000 and 1000, where any is -inf between -4 and 1000.
     """
     length_N = offsets_N1.diff()
     possible_P = score_P > -torch.inf
