@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ctr_rec.batch.request import request_batch
+from ctr_rec.layers.compressed import CompressedTokens
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import TargetAttentionSettings
@@ -176,3 +178,17 @@ def test_every_candidate_of_a_request_scores_as_its_impression(config: TowerConf
             request = request_batch(batch, n, candidates=3, reach=config.reach)
             found = scorer(look_up(request), request)
             torch.testing.assert_close(found, logits[n].expand(3), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["token_mlp", "autoint", "rankmixer", "hiformer", "hiformer_composite_task_token"])
+def test_behind_the_tokens_pytorch_counts_the_same(name: str) -> None:
+    scorer = Scorer(CASES[name])
+    batch = scorer.batch(random_log(1))
+    embedded, inputs = look_up(batch), scorer.tower.inputs
+    assert isinstance(inputs, CompressedTokens)
+    with FlopCounterMode(display=False) as whole:
+        scorer.tower(embedded, batch)
+    with FlopCounterMode(display=False) as of_tokens:
+        inputs(embedded, batch)
+    counted = whole.get_total_flops() - of_tokens.get_total_flops()
+    assert counted == scorer.tower.flops(batch) - inputs.flops(batch) > 0

@@ -22,6 +22,7 @@ from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.full_attention import Block, FullAttentionConfig
 from ctr_rec.models.baselines.hiformer import HiFormerConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
+from ctr_rec.models.baselines.longer import LongerConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.baselines.mtgr import MTGRConfig
 from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
@@ -29,6 +30,7 @@ from ctr_rec.models.baselines.rankmixer import RankMixerConfig
 from ctr_rec.models.baselines.sim import SIMConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
+from ctr_rec.models.baselines.twin import TWINConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.tower import TowerConfig
@@ -92,6 +94,8 @@ CASES: dict[str, TowerConfig] = {
     "onetrans_shared": OneTransConfig(tokens=TOKENS, ffn=5, span=3, mixed=False),
     "sim_hard": SIMConfig(tokens=BY_GENRE, heads=3),
     "sim_soft": SIMConfig(tokens=BY_ID),
+    "twin": TWINConfig(tokens=TokenSettings(width=6, recent="liked"), channel="all", most=2, heads=3),
+    "longer": LongerConfig(tokens=TOKENS, merge=2, newest=1, ffn=5),
     "bst": BSTConfig(tokens=BY_GENRE, ffn=5),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),

@@ -5,8 +5,8 @@
     head: [feature tokens, c, mean(b)] -> MLP
 
 Everything in X sees everything, the candidate as well, so behaviours are each impression's own. The paper lays all
-states of X, of a fixed length, side by side into the MLP; here the candidate's and the mean of the behaviours', the form
-that EST's table gives all models (arXiv 2602.10811). c is the sum of the candidate's feature tokens [ours].
+states of X, of a fixed length, side by side into the MLP; here the candidate's and the mean of the behaviours', the
+form that EST's table gives all models (arXiv 2602.10811). c is the sum of the candidate's feature tokens [ours].
 
 A behaviour's position is the time between it and the candidate's request. Here tokens say how long before the newest
 behaviour they are, and their order, as for all models that read the recent channel; a feature token holds the gap from

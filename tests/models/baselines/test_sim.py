@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def _found(by: Search, batch: Batch, n: int) -> list[int]:
         genres = batch.items.ids["genres"]
         assert genres.offsets is not None
         bounds = genres.offsets.tolist()
-        of = [set(genres.index[a:b].tolist()) - {0} for a, b in zip(bounds, bounds[1:], strict=False)]
+        of = [set(genres.index[a:b].tolist()) - {0} for a, b in pairwise(bounds)]
         return [e for e in seen if of[candidate] & of[int(batch.event_item[e])]][-2:]
     x = look_up(batch).items["item"]
     cosine = [float(torch.cosine_similarity(x[candidate], x[int(batch.event_item[e])], dim=0)) for e in seen]
