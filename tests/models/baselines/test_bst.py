@@ -45,6 +45,8 @@ def _block(layer: BSTLayer, x: list[Tensor], heads: int) -> list[Tensor]:
     width, after = D // heads, []
     w_q, w_k, w_v = layer.attention.query_key_value.weight.split(D)
     into, _, out = layer.ffn
+    assert isinstance(into, nn.Linear)
+    assert isinstance(out, nn.Linear)
     for row in x:
         seen = []
         for head in range(heads):
