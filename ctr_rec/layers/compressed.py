@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, within
+from ctr_rec.layers.multi_head_target import MultiHeadTargetAttention
 from ctr_rec.layers.target_attention import TargetAttention, TargetAttentionSettings
-from ctr_rec.layers.token_inputs import TokenInputs, TokenSettings
+from ctr_rec.layers.token_inputs import RETRIEVED, TokenInputs, TokenSettings
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -26,6 +27,7 @@ class CompressedTokens(nn.Module):
     candidate's feature tokens: the last step of each token's MLP is linear, so the sum is a linear map of all of the
     candidate's features, and one feature more changes no other's parameters.
 
+    retrieved: what compresses the retrieved behaviours in place of DIN's unit, where they are retrieved (SIM).
     names: of the tokens, in order. layout: of the tokens side by side.
     """
 
@@ -36,12 +38,14 @@ class CompressedTokens(nn.Module):
         attention: TargetAttentionSettings,
         channels: tuple[str, ...],
         tower: str,
+        retrieved: MultiHeadTargetAttention | None = None,
     ) -> None:
         super().__init__()
         self.inputs = TokenInputs(spec, settings, channels, tower)
         self.width = settings.width
         sequences = tuple(self.inputs.behaviours)
-        self.attention = nn.ModuleDict({name: TargetAttention(self.width, attention, {}) for name in sequences})
+        units = {name: TargetAttention(self.width, attention, {}) for name in sequences}
+        self.attention = nn.ModuleDict(units | {RETRIEVED: retrieved} if retrieved is not None else units)
         self.names = (*self.inputs.names, *(f"sequence/{name}" for name in sequences))
         self.layout = tuple((name, self.width) for name in self.names)
         self._of_candidate = sum(name.startswith("candidate/") for name in self.names)
@@ -54,7 +58,7 @@ class CompressedTokens(nn.Module):
         for name, attention in self.attention.items():
             behaviours = tokens.behaviours[name]
             rows = behaviours.sequences.rows_of_impressions()
-            compressed.append(attention(target_ND, behaviours.x_PD, *rows, {}))
+            compressed.append(attention(target_ND, behaviours.x_PD, *rows))
         return torch.cat([tokens.features_NLD, torch.stack(compressed, dim=1)], dim=1)
 
     def axes(self) -> dict[str, Axes]:
@@ -63,7 +67,7 @@ class CompressedTokens(nn.Module):
     def flops(self, batch: Batch) -> int:
         total, sequences = self.inputs.flops(batch), self.inputs.sequences(batch).sequences
         for name, attention in self.attention.items():
-            assert isinstance(attention, TargetAttention)
+            assert isinstance(attention, TargetAttention | MultiHeadTargetAttention)
             rows_P, _ = sequences[name].rows_of_impressions()
             total += attention.flops(batch.num_impressions, len(sequences[name].position_P), len(rows_P))
         return total

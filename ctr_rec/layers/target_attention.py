@@ -65,9 +65,10 @@ class TargetAttention(nn.Module):
         event_TD: Tensor,
         position_P: Tensor,
         offsets_N1: Tensor,
-        codes: dict[str, Tensor],
+        codes: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """codes: int64[P] per name given at construction, rows of that table."""
+        codes = codes or {}
         return target_attention(
             target_ND,
             event_TD,

@@ -1,15 +1,30 @@
-"""EST and the models of its table on MovieLens-1M, all with the same fields, channels and search.
+"""EST and the models of its table on MovieLens-1M, all with the same fields, channels and search; and GRAB's rivals.
 
     ctr-rec train launch/recipes/est.py:est --run-dir runs/est --set train.seed=3
 
-Fields every model reads: film (id, genres, year) and its frozen content vector, the rating level of past events, their
-time and order, the user's profile, hour and weekday of the request. A user's 50 newest events are `recent`; the
-candidate retrieves its 50 likest of the 5,000 newest.
+Every model reads film (id, genres, year), the rating level of past events, their time and order, the user's profile,
+hour and weekday of the request. A user's 50 newest events are `recent`; the candidate retrieves its 50 likest of the
+5,000 newest by the films' frozen content vectors, and a histogram of these likenesses (SimTier) is one more token.
+The log is prepared with content, see "Content vectors" in the README.
 """
 
 from ctr_rec.batch.config import Channel, DataConfig, Pointwise
-from ctr_rec.layers.retrieval import RetrievalSettings
+from ctr_rec.layers.behaviours import BehaviourSettings
+from ctr_rec.layers.mlp import MLPSettings
+from ctr_rec.layers.retrieval import RetrievalSettings, Search
 from ctr_rec.layers.token_inputs import TokenSettings
+from ctr_rec.models.baselines.autoint import AutoIntConfig
+from ctr_rec.models.baselines.bst import BSTConfig
+from ctr_rec.models.baselines.full_attention import FullAttentionConfig
+from ctr_rec.models.baselines.hiformer import HiFormerConfig
+from ctr_rec.models.baselines.longer import LongerConfig
+from ctr_rec.models.baselines.mtgr import MTGRConfig
+from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
+from ctr_rec.models.baselines.rankmixer import RankMixerConfig
+from ctr_rec.models.baselines.sim import SIMConfig
+from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
+from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
+from ctr_rec.models.baselines.twin import TWINConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
@@ -20,9 +35,9 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 LOG = "logs/movielens_1m_early_content"
 COUNTERS = ("item_like", "user_like")
-CHANNELS = {"recent": Channel(last=50), "lifelong": Channel(last=5000)}
+RECENT = {"recent": Channel(last=50)}
+CHANNELS = {**RECENT, "lifelong": Channel(last=5000)}
 TOKENS = TokenSettings(
-    width=64,
     recent="recent",
     content="content",
     retrieval=RetrievalSettings(channel="lifelong", most=50, feature="content"),
@@ -30,12 +45,14 @@ TOKENS = TokenSettings(
 )
 
 
-def _run(name: str, tower: TowerConfig) -> Run:
+def _run(
+    name: str, tower: TowerConfig, channels: dict[str, Channel] | None = None, exclude: tuple[str, ...] = ()
+) -> Run:
     return Run(
         name=name,
-        data=DataConfig(log=LOG, label="liked", batches=Pointwise(impressions=1024), channels=CHANNELS),
+        data=DataConfig(log=LOG, label="liked", batches=Pointwise(impressions=1024), channels=channels or CHANNELS),
         tower=tower,
-        embedding=EmbeddingSettings(dim=32, exclude=COUNTERS),
+        embedding=EmbeddingSettings(dim=32, exclude=(*COUNTERS, *exclude)),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
         dense=DenseOptimizer(lr=1e-3, clip=10.0),
         train=TrainConfig(epochs=3),
@@ -47,3 +64,90 @@ def _run(name: str, tower: TowerConfig) -> Run:
 def est() -> Run:
     """EST with two layers of width 64: LCA, CSA, retrieval by content and SimTier."""
     return _run("est", ESTConfig(tokens=TOKENS))
+
+
+# Behaviours compressed by DIN to one token a sequence.
+
+
+def token_mlp() -> Run:
+    """MLP over all tokens side by side."""
+    return _run("token_mlp", TokenMLPConfig(tokens=TOKENS, mlp=MLPSettings(hidden=(256, 128, 64))))
+
+
+def token_dcn_v2() -> Run:
+    """DCN-V2 over all tokens side by side, its crosses of rank 64."""
+    return _run("token_dcn_v2", TokenDCNv2Config(tokens=TOKENS, rank=64))
+
+
+def autoint() -> Run:
+    """AutoInt among tokens, two layers of two heads."""
+    return _run("autoint", AutoIntConfig(tokens=TOKENS))
+
+
+def rankmixer() -> Run:
+    """RankMixer, two layers, one token per feature."""
+    return _run("rankmixer", RankMixerConfig(tokens=TOKENS))
+
+
+def hiformer() -> Run:
+    """HiFormer with every token's own projections, two layers of four heads."""
+    return _run("hiformer", HiFormerConfig(tokens=TOKENS))
+
+
+# Attention over sequence tokens.
+
+
+def full_attention() -> Run:
+    """Every token of [N; B] attends to every one, behaviours once for each impression."""
+    return _run("full_attention", FullAttentionConfig(tokens=TOKENS))
+
+
+def mtgr() -> Run:
+    """SiLU attention with a norm for each group of tokens; what the candidate retrieves is pooled."""
+    return _run("mtgr", MTGRConfig(tokens=TOKENS))
+
+
+def onetrans() -> Run:
+    """Causal over [S; NS] with a pyramid; what the candidate retrieves is pooled."""
+    return _run("onetrans", OneTransConfig(tokens=TOKENS))
+
+
+def onetrans_d() -> Run:
+    """OneTrans with DIN over what the candidate retrieves."""
+    return _run("onetrans_d", OneTransConfig(tokens=TOKENS, retrieved=Retrieved.DIN))
+
+
+def onetrans_f() -> Run:
+    """OneTrans with every retrieved token in the sequence, behind the recent ones."""
+    return _run("onetrans_f", OneTransConfig(tokens=TOKENS, retrieved=Retrieved.FULL, span=100))
+
+
+# GRAB's rivals (arXiv 2602.01865, table 1), which read a long history, and BST; without content, as in their papers.
+
+
+def sim_hard() -> Run:
+    """SIM, its long history searched for films that share a genre with the candidate."""
+    search = RetrievalSettings(by=Search.CATEGORY, feature="genres")
+    return _run("sim_hard", SIMConfig(tokens=TokenSettings(retrieval=search)), exclude=("content",))
+
+
+def sim_soft() -> Run:
+    """SIM, its long history searched for the films whose embeddings are most like the candidate's."""
+    search = RetrievalSettings(by=Search.ID, feature="film")
+    return _run("sim_soft", SIMConfig(tokens=TokenSettings(retrieval=search)), exclude=("content",))
+
+
+def twin() -> Run:
+    """TWIN, four heads."""
+    return _run("twin", TWINConfig(), exclude=("content",))
+
+
+def longer() -> Run:
+    """LONGER, two layers, four behaviours merged to one token; the newest 32 of these go on."""
+    tokens = TokenSettings(recent="long", behaviour=BehaviourSettings(orders=256))
+    return _run("longer", LongerConfig(tokens=tokens), {"long": Channel(last=256)}, exclude=("content",))
+
+
+def bst() -> Run:
+    """BST, one block of two heads."""
+    return _run("bst", BSTConfig(), RECENT, exclude=("content",))

@@ -6,7 +6,7 @@ PyTorch's counter (`torch.utils.flop_counter`) sees matrix products, two FLOPs p
 It does not see look-ups, sums, elementwise products, norms, activations and softmax: `cost` leaves them out too, but
 for what a tower names (`unseen`: the additions of a mean, the products of a cross). It does see what a fast path
 computes beyond true lengths (masked places of a tile), or hides in a call that it does not know. So while it counts,
-the two attention ops run as below: products of exactly the visible pairs, one query at a time, whose output must be
+the attention ops run as below: products of exactly the visible pairs, one query at a time, whose output must be
 that of the op itself.
 """
 
@@ -27,6 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctr_rec.batch.batch import Batch
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
+from ctr_rec.ops.cross_attention import KeySet, Part
+from ctr_rec.ops.cross_attention.keys import segment_of_impression
 from ctr_rec.ops.jagged import segment_of_row
 from ctr_rec.ops.prefix_attention import reference
 from ctr_rec.ops.prefix_attention.bias import Bias, QueryBias
@@ -77,7 +79,11 @@ def build(config: TowerConfig, spec: SparseSpec) -> Tower:
 def counted_ops(more: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """Attention by products that PyTorch's counter sees, of visible pairs alone."""
     prefix, target = "ctr_rec.ops.prefix_attention.attention", "ctr_rec.ops.target_attention"
-    ops: dict[str, Callable[..., Any]] = {f"{prefix}._attend": _attend, **more}
+    ops: dict[str, Callable[..., Any]] = {
+        f"{prefix}._attend": _attend,
+        "ctr_rec.ops.cross_attention.attention._bucketed": _cross_attention,
+        **more,
+    }
     with ExitStack() as stack:
         for name, function in ops.items():
             stack.enter_context(mock.patch(name, function))
@@ -142,6 +148,25 @@ def _bias_of_pairs(bias: Bias | None, q_QHE: Tensor, plan: Pairs, scale: float) 
         index = torch.cat([row_QT, own_Q1], dim=1).unsqueeze(1).expand(-1, heads, -1)
         added_QHT = added_QHT + score_QHR.gather(2, index)
     return added_QHT
+
+
+def _cross_attention(q_NLHE: Tensor, key_sets: Sequence[KeySet], scale: float) -> Part:
+    """Cross-attention, see the package: each impression's queries by exactly the keys of its segments."""
+    segments = [(of, segment_of_impression(of, len(q_NLHE)).tolist(), of.offsets_S1.tolist()) for of in key_sets]
+    out, lse = [], []
+    for n, q_LHE in enumerate(q_NLHE):
+        ranges = [(of, slice(offsets[segment[n]], offsets[segment[n] + 1])) for of, segment, offsets in segments]
+        k_HKE, v_HKV = (
+            torch.cat([x[rows] for x, rows in found]).transpose(0, 1)
+            for found in ([(of.k_PHE, rows) for of, rows in ranges], [(of.v_PHE, rows) for of, rows in ranges])
+        )
+        score_HLK = scale * torch.bmm(q_LHE.transpose(0, 1), k_HKE.transpose(1, 2))
+        weight_HLK = score_HLK.softmax(2) if k_HKE.shape[1] else score_HLK
+        out.append(torch.bmm(weight_HLK, v_HKV).transpose(0, 1))
+        lse.append(score_HLK.logsumexp(2).t())
+    if not out:
+        return Part(q_NLHE.new_zeros(*q_NLHE.shape[:3], key_sets[0].v_PHE.shape[2]), q_NLHE.new_zeros(q_NLHE.shape[:3]))
+    return Part(torch.stack(out), torch.stack(lse))
 
 
 def _target_attention(

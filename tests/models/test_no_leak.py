@@ -16,17 +16,21 @@ from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.retrieval import RetrievalSettings, Search
 from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.autoint import AutoIntConfig
+from ctr_rec.models.baselines.bst import BSTConfig
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.full_attention import Block, FullAttentionConfig
 from ctr_rec.models.baselines.hiformer import HiFormerConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
+from ctr_rec.models.baselines.longer import LongerConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
 from ctr_rec.models.baselines.mtgr import MTGRConfig
 from ctr_rec.models.baselines.onetrans import OneTransConfig, Retrieved
 from ctr_rec.models.baselines.rankmixer import RankMixerConfig
+from ctr_rec.models.baselines.sim import SIMConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
+from ctr_rec.models.baselines.twin import TWINConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
@@ -67,6 +71,9 @@ TOKENS = TokenSettings(width=6, recent="all")
 BY_ID = TokenSettings(
     width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.ID, feature="item")
 )
+BY_GENRE = TokenSettings(
+    width=6, recent="all", retrieval=RetrievalSettings(channel="all", most=2, by=Search.CATEGORY, feature="genres")
+)
 CASES: dict[str, TowerConfig] = {
     "full_attention": FullAttentionConfig(tokens=BY_ID, heads=2, ffn=5),
     "full_attention_masked": FullAttentionConfig(tokens=TOKENS, ffn=5, masked=(Block.BN, Block.NN), renormalise=False),
@@ -91,6 +98,11 @@ CASES: dict[str, TowerConfig] = {
     "hiformer_composite_task_token": HiFormerConfig(
         tokens=TOKENS, heads=2, key_width=3, value_width=4, ffn=5, composite=True, task_token=True
     ),
+    "sim_hard": SIMConfig(tokens=BY_GENRE, heads=3),
+    "sim_soft": SIMConfig(tokens=BY_ID),
+    "twin": TWINConfig(tokens=TokenSettings(width=6, recent="liked"), channel="all", most=2, heads=3),
+    "longer": LongerConfig(tokens=TOKENS, merge=2, newest=1, ffn=5),
+    "bst": BSTConfig(tokens=BY_GENRE, ffn=5),
     "mlp": MLPConfig(),
     "mlp_counts": MLPConfig(use_counts=True),
     "dcn_v2": DCNv2Config(cross_layers=2),

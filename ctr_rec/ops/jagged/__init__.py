@@ -117,6 +117,28 @@ def embedding_bag(
     return bag.WeightedBag.apply(table_MD, weight_P, index_P, offsets_N1)
 
 
+def segment_top(score_P: Tensor, offsets_N1: Tensor, k: int, *, backend: Backend | None = None) -> Tensor:
+    """Which rows are among the k largest of their segment, bool [P]; of equals the later ones, and never -inf.
+
+    score_P: float [P] without NaN, no gradient. Raises ValueError for bad offsets, or scores that are no vector.
+    """
+    if score_P.dim() != 1 or not score_P.dtype.is_floating_point:
+        raise ValueError(
+            f"segment_top: expected a floating vector, got {score_P.dtype} of shape {tuple(score_P.shape)}"
+        )
+    check_offsets(offsets_N1, len(score_P))
+    if backend == "reference":
+        return reference.segment_top(score_P, offsets_N1, k)
+    # Sorted by score, then by segment without changing that order: the last k places of each segment are its largest.
+    order_P = score_P.argsort(stable=True)
+    segment_P = bag.segment_index(offsets_N1)
+    order_P = order_P[segment_P[order_P].argsort(stable=True)]
+    place_P = torch.arange(len(score_P), device=score_P.device)
+    top_P = torch.zeros_like(score_P, dtype=torch.bool)
+    top_P[order_P] = place_P >= offsets_N1[1:][segment_P] - k
+    return top_P & (score_P > -torch.inf)
+
+
 def segment_of_row(offsets_N1: Tensor) -> Tensor:
     """Which segment each row belongs to: int [N + 1] -> int64 [P]."""
     return bag.segment_index(offsets_N1)

@@ -36,3 +36,11 @@ def embedding_bag(
     if mode == "mean":
         pooled_ND = pooled_ND / offsets_N1.diff().clamp(min=1)[:, None]
     return pooled_ND
+
+
+def segment_top(score_P: Tensor, offsets_N1: Tensor, k: int) -> Tensor:
+    top_P = torch.zeros_like(score_P, dtype=torch.bool)
+    for begin, end in zip(offsets_N1[:-1].tolist(), offsets_N1[1:].tolist(), strict=True):
+        best = sorted(range(begin, end), key=lambda p: (float(score_P[p]), p), reverse=True)[:k]
+        top_P[[p for p in best if score_P[p] > -torch.inf]] = True
+    return top_P

@@ -175,3 +175,23 @@ def test_distinct_equals_unique(pairs: int) -> None:
     assert torch.equal(place_P, inverse_P)
     with pytest.raises(ValueError, match=r"expected rows inside \[0, 3\), got 3"):
         jagged.distinct(torch.tensor([0, 3]), 3)
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])
+@pytest.mark.parametrize("lengths", [[], [0], [1], [0, 5, 1, 0, 40, 3]])
+def test_the_largest_of_each_segment_equal_a_loop(lengths: list[int], k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    # Few values, so that there are ties; some are -inf.
+    score = torch.randint(0, 4, (int(offsets[-1]),), generator=generator).double()
+    score[score == 0] = -torch.inf
+    got = jagged.segment_top(score, offsets, k)
+    assert torch.equal(got, jagged.segment_top(score, offsets, k, backend="reference"))
+    kept = [int(part.sum()) for part in got.split(lengths)] if lengths else []
+    alive = [int((part > -torch.inf).sum()) for part in score.split(lengths)] if lengths else []
+    assert kept == [min(k, n) for n in alive]
+
+
+def test_scores_that_are_no_vector_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"segment_top: expected a floating vector, got torch.int64 of shape \(3,\)"):
+        jagged.segment_top(torch.arange(3), torch.tensor([0, 3]), 1)
