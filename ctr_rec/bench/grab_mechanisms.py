@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctr_rec.batch.planted import SEARCH, SyntheticConfig
-from ctr_rec.bench.mechanisms import NO_CONTEXT, NO_TIME, SHORT_LIVES, SHOWN, SMALL_MLP, WORLD, Arm, Mechanism, run_all
+from ctr_rec.bench.mechanisms import NO_TIME, SHORT_LIVES, SHOWN, SMALL_MLP, WORLD, Arm, Mechanism, run_all
 from ctr_rec.bench.record import Emit
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.models.grab.config import ActionRole, Behaviours, Views
@@ -22,6 +22,7 @@ USERS = {"users": 1_500}
 GRAB_WORLD, GRAB_SHORT_LIVES = WORLD.model_copy(update=USERS), SHORT_LIVES.model_copy(update=USERS)
 # At the other models' 1e-2 a layer with the norm behind it stays where it began, in either arm.
 LR = 3e-3
+NO_CONTEXT = ContextSettings(use_time=False, use_profile=False)
 # What an action says counts by its event's likeness: neither is learnt while the other is small, so both begin large.
 # Not so the likeness where the bias alone says the action: that arm stood at 0.5 for six epochs. Perhaps because with
 # one tokenizer a query's own value is that of an alike event, and no value tells how much attention went to events.

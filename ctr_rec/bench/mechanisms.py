@@ -37,7 +37,6 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 REACHED = ">= 0.9"
 TOLD_APART = ">= 0.02"
 NO_TIME = ContextSettings(use_time=False)
-NO_CONTEXT = ContextSettings(use_time=False, use_profile=False)
 SHOWN = (SKIP, CLICK, LIKE)
 WORLD = SyntheticConfig(users=2_000, items=300, requests_per_user=16, requests_sigma=0.4, spread=0.0)
 SHORT_LIVES = WORLD.model_copy(update={"requests_per_user": 10})
@@ -177,7 +176,6 @@ def mechanisms() -> list[Mechanism]:
             Arm(_din(False, use_order=True), apart),
             Arm(_din(False, use_order=True), recent),
         ),
-        Mechanism("profile", 4.0, "MLP", "use_profile", no_history, Arm(_mlp(NO_CONTEXT), {}), epochs=6),
         Mechanism("time_of_day", 1.0, "MLP", "use_time", Arm(_mlp(ContextSettings()), {}), no_history, epochs=10),
         Mechanism("popularity", 1.0, "MLP", "item id", Arm(_mlp(), {}, ("content",)), no_history),
     ]

@@ -107,7 +107,7 @@ class BSTTower(Tower):
     def flops(self, batch: Batch) -> int:
         """Behaviours count once for every impression that reads them."""
         config, impressions = self.config, batch.num_impressions
-        _, sequences = side_by_side(tuple(self.inputs.sequences(batch).values()), impressions)
+        _, sequences = side_by_side(tuple(self.inputs.sequences(batch).sequences.values()), impressions)
         rows = len(sequences.position_P) + impressions
         total = self.inputs.flops(batch) + self.head.flops(impressions)
         for layer in self.layers:

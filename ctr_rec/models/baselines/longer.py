@@ -150,7 +150,7 @@ class LongerTower(Tower):
         """The sequence once for each distinct one; a group that is not full is merged as a full one."""
         config, impressions, tokens = self.config, batch.num_impressions, len(self.inputs.names)
         width, total = config.tokens.width, self.inputs.flops(batch) + self.mlp.flops(impressions)
-        sequences = Groups.of(self.inputs.sequences(batch)[config.tokens.recent], config.merge).sequences
+        sequences = Groups.of(self.inputs.sequences(batch).sequences[config.tokens.recent], config.merge).sequences
         total += 2 * len(sequences.position_P) * config.merge * width * width
         for stage in self._stages(sequences):
             before, rows = len(stage.sequences.position_P), len(stage.kept_P) + impressions * tokens
