@@ -100,7 +100,7 @@ CASES: dict[str, TowerConfig] = {
     ),
     "sim_hard": SIMConfig(tokens=BY_GENRE, heads=3),
     "sim_soft": SIMConfig(tokens=BY_ID),
-    "twin": TWINConfig(tokens=TokenSettings(width=6, recent="liked"), channel="all", most=2, heads=3),
+    "twin": TWINConfig(tokens=TOKENS, channel="liked", most=1, heads=3),
     "longer": LongerConfig(tokens=TOKENS, merge=2, newest=1, ffn=5),
     "bst": BSTConfig(tokens=BY_GENRE, ffn=5),
     "mlp": MLPConfig(),
