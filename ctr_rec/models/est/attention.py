@@ -1,4 +1,4 @@
-"""How feature tokens and behaviours attend: LCA (EST, section 5.3), and the full attention it is measured against.
+"""LCA (EST, section 5.3): feature tokens attend to behaviours. Its rival of Table 4 is baselines/full_attention.py.
 
 Legend: N impressions, L feature tokens, P behaviour tokens of one kind of sequence, D token width, H heads, E width of
 a head.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.per_token import PerTokenLinear
 from ctr_rec.ops.cross_attention import Backend, KeySet, cross_attention
-from ctr_rec.ops.jagged import segment_of_row
 
 
 def pairs_of(sequences: Sequences, num_impressions: int) -> int:
@@ -59,43 +57,3 @@ class LCA(nn.Module):
             total += 2 * len(of.position_P) * self.width * 2 * self.width
             total += 4 * pairs_of(of, num_impressions) * len(self.query.names) * self.width
         return total
-
-
-class FullAttention(nn.Module):
-    """X = [B, N]: every token of an impression attends to all of them, X W^Q, X W^K, X W^V and W^O shared by all.
-
-    Behaviours attend to feature tokens, which differ by candidate, so each impression has its own copy of them.
-    """
-
-    def __init__(self, width: int, heads: int, backend: Backend) -> None:
-        super().__init__()
-        self.width, self.heads = width, heads
-        self.backend: Backend = backend
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def forward(
-        self, n_NLD: Tensor, behaviours: Sequence[Tensor], sequences: Sequence[Sequences]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """sequences: each impression's own."""
-        num_impressions, num_tokens = n_NLD.shape[:2]
-        offsets_N1 = torch.arange(num_impressions + 1, device=n_NLD.device) * num_tokens
-        of_sets = [offsets_N1, *(of.offsets_S1 for of in sequences)]
-        queries, keys = [], []
-        for x_PD, offsets in zip((n_NLD.flatten(0, 1), *behaviours), of_sets, strict=True):
-            parts = self.query_key_value(x_PD).unflatten(-1, (3, self.heads, -1)).unbind(1)
-            queries.append(parts[0])
-            keys.append((parts[1], parts[2], offsets))
-        found = []
-        for q_PHE, offsets in zip(queries, of_sets, strict=True):
-            owner_P = segment_of_row(offsets)
-            sets = [KeySet(k_PHE, v_PHE, of_set, owner_P) for k_PHE, v_PHE, of_set in keys]
-            scale = (self.width // self.heads) ** -0.5
-            found.append(self.out(cross_attention(q_PHE.unsqueeze(1), sets, scale, self.backend).flatten(1)))
-        return found[0].view_as(n_NLD), found[1:]
-
-    def flops(self, num_impressions: int, num_tokens: int, sequences: Sequence[Sequences]) -> int:
-        length_N = num_tokens + sum(of.offsets_S1.diff() for of in sequences)
-        tokens = int(length_N.sum()) if isinstance(length_N, Tensor) else num_impressions * num_tokens
-        pairs = int(length_N.square().sum()) if isinstance(length_N, Tensor) else num_impressions * num_tokens**2
-        return 2 * tokens * 4 * self.width**2 + 4 * pairs * self.width

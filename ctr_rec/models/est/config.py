@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ctr_rec.errors import ConfigError
+from ctr_rec.layers.heads import head_width
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.tower import Filling, TowerConfig
@@ -34,9 +35,7 @@ class ESTSettings(TowerConfig):
     tokens; `ffn`, the inner width of both SwiGLU networks over d, is 2; projections and networks have no bias;
     `dropout` stands behind attention and FFN; no norm stands before the head; `mlp` is the head's.
 
-    lca: off, every token attends to every token of its impression by maps that all tokens share (Table 4, full
-    attention with the same FFNs; section 4.1 with an output map besides), so behaviours are no longer shared by the
-    candidates of a request. csa: off, behaviours pass to the FFN as they are. neighbours: K of it.
+    csa: off, behaviours pass to the FFN as they are. neighbours: K of it.
     Retrieved behaviours (B_c) and SimTier are switched by `tokens`. attention: the backend, scores are the same.
     """
 
@@ -46,7 +45,6 @@ class ESTSettings(TowerConfig):
     heads: int = Field(default=1, ge=1)
     ffn: float = Field(default=2.0, gt=0)
     norm: Norm = Norm.RMS
-    lca: bool = True
     csa: bool = True
     neighbours: int = Field(default=5, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -60,10 +58,7 @@ class ESTSettings(TowerConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ESTSettings:
-        if self.tokens.width % self.heads:
-            raise ConfigError(
-                f"tower.heads must divide tower.tokens.width, got {self.heads} heads for width {self.tokens.width}"
-            )
+        head_width(self.heads, self.tokens.width)
         return self
 
     @model_validator(mode="after")

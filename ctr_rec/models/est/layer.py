@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.per_token import PerTokenSwiGLU, SwiGLU
-from ctr_rec.models.est.attention import LCA, FullAttention
+from ctr_rec.models.est.attention import LCA
 from ctr_rec.models.est.config import ESTSettings
 from ctr_rec.ops.content_neighbours import Neighbours, neighbour_sum
 
 
 class ESTLayer(nn.Module):
     """N + LCA(Norm N, Norm B) and B + CSA(Norm B), both of the layer before; then N + per-token FFN(Norm N) and
-    B + shared FFN(Norm B). Without LCA full attention gives to both.
+    B + shared FFN(Norm B).
     """
 
     def __init__(self, names: tuple[str, ...], config: ESTSettings) -> None:
         super().__init__()
         width = config.tokens.width
         self.names = names
-        self.lca = LCA(names, width, config.heads, config.attention) if config.lca else None
-        self.full = None if config.lca else FullAttention(width, config.heads, config.attention)
+        self.lca = LCA(names, width, config.heads, config.attention)
         self.norm_n, self.norm_b = config.norm.module(width), config.norm.module(width)
         self.norm_n_ffn, self.norm_b_ffn = config.norm.module(width), config.norm.module(width)
         self.ffn_n = PerTokenSwiGLU(names, width, config.inner)
@@ -43,14 +42,8 @@ class ESTLayer(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """behaviours, sequences, neighbours: one of each for each kind of sequence. neighbours None: no CSA."""
         normed_NLD, normed = self.norm_n(n_NLD), [self.norm_b(x_PD) for x_PD in behaviours]
-        if self.lca is not None:
-            n_NLD = n_NLD + self.dropout(self.lca(normed_NLD, normed, sequences))
-            attended = list(behaviours)
-        else:
-            assert self.full is not None
-            to_n_NLD, to_b = self.full(normed_NLD, normed, sequences)
-            n_NLD = n_NLD + self.dropout(to_n_NLD)
-            attended = [x_PD + self.dropout(more_PD) for x_PD, more_PD in zip(behaviours, to_b, strict=True)]
+        n_NLD = n_NLD + self.dropout(self.lca(normed_NLD, normed, sequences))
+        attended = list(behaviours)
         for i, (normed_PD, of) in enumerate(zip(normed, neighbours, strict=True)):
             if of is not None:
                 attended[i] = attended[i] + neighbour_sum(normed_PD, of)
@@ -58,14 +51,10 @@ class ESTLayer(nn.Module):
         return n_NLD, [x_PD + self.dropout(self.ffn_b(self.norm_b_ffn(x_PD))) for x_PD in attended]
 
     def axes(self) -> dict[str, Axes]:
-        found = within("ffn_n", self.ffn_n.axes())
-        return found | within("lca", self.lca.axes()) if self.lca is not None else found
+        return within("ffn_n", self.ffn_n.axes()) | within("lca", self.lca.axes())
 
     def flops(self, num_impressions: int, sequences: Sequence[Sequences]) -> int:
         """Of the products; the sums of CSA are the tower's to count."""
         total = self.ffn_n.flops(num_impressions)
         total += sum(self.ffn_b.flops(len(of.position_P)) for of in sequences)
-        if self.lca is not None:
-            return total + self.lca.flops(num_impressions, sequences)
-        assert self.full is not None
-        return total + self.full.flops(num_impressions, len(self.names), sequences)
+        return total + self.lca.flops(num_impressions, sequences)

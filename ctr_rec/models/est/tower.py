@@ -19,13 +19,13 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, within
-from ctr_rec.layers.mlp import MLP
+from ctr_rec.layers.token_head import TokenHead
 from ctr_rec.layers.token_inputs import TokenInputs
 from ctr_rec.models.est.config import ESTSettings
 from ctr_rec.models.est.layer import ESTLayer
 from ctr_rec.models.tower import Tower
 from ctr_rec.ops.content_neighbours import Neighbours, neighbours
-from ctr_rec.ops.jagged import gather, segment_sum
+from ctr_rec.ops.jagged import segment_sum
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -45,22 +45,19 @@ class ESTTower(Tower):
         self.tokens = TokenInputs(spec, config.tokens, channels, "EST")
         self.names = self.tokens.names
         self.layers = nn.ModuleList(ESTLayer(self.names, config) for _ in range(config.layers))
-        self.mlp = MLP((len(self.names) + 1) * config.tokens.width, config.mlp)
-        self.out_width = self.mlp.out_width
+        self.head = TokenHead(self.names, config.tokens.width, config.mlp)
+        self.out_width = self.head.out_width
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         tokens = self.tokens(embedded, batch)
         n_NLD, behaviours, sequences = tokens.features_NLD, [], []
         for found in tokens.behaviours.values():
-            x_PD, of = found.x_PD, found.sequences
-            if not self.config.lca:
-                x_PD, of = gather(x_PD, of.rows_of_impressions()[0]), of.of_impressions()
-            behaviours.append(x_PD)
-            sequences.append(of)
+            behaviours.append(found.x_PD)
+            sequences.append(found.sequences)
         near = [self._neighbours(of, batch) for of in sequences]
         for layer in self.layers:
             n_NLD, behaviours = layer(n_NLD, behaviours, sequences, near)
-        return self.mlp(torch.cat([n_NLD.flatten(1), _mean(behaviours, sequences)], dim=-1))
+        return self.head(n_NLD, _mean(behaviours, sequences))
 
     def _neighbours(self, of: Sequences, batch: Batch) -> Neighbours | None:
         """Once per sequence for all layers; no parameter is in them and no gradient passes (section 5.4)."""
@@ -74,13 +71,12 @@ class ESTTower(Tower):
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, ESTLayer)
             found |= within(f"layers.{number}", layer.axes())
-        inputs = tuple((name, self.config.tokens.width) for name in (*self.names, "behaviours"))
-        return found | within("mlp", self.mlp.axes(inputs))
+        return found | within("head", self.head.axes())
 
     def flops(self, batch: Batch) -> int:
         """Of what depends on learnt weights: comparing contents is counted apart, see `content_flops`."""
         sequences = self._sequences(batch)
-        total = self.tokens.flops(batch) + self.mlp.flops(batch.num_impressions)
+        total = self.tokens.flops(batch) + self.head.flops(batch.num_impressions)
         for layer in self.layers:
             assert isinstance(layer, ESTLayer)
             total += layer.flops(batch.num_impressions, sequences)
@@ -105,8 +101,7 @@ class ESTTower(Tower):
         return found
 
     def _sequences(self, batch: Batch) -> list[Sequences]:
-        found = list(self.tokens.sequences(batch).sequences.values())
-        return found if self.config.lca else [of.of_impressions() for of in found]
+        return list(self.tokens.sequences(batch).sequences.values())
 
 
 def _mean(behaviours: list[Tensor], sequences: list[Sequences]) -> Tensor:

@@ -37,15 +37,7 @@ def _impression(tower: ESTTower, tokens: Tokens, batch: Batch, n: int) -> Tensor
         normed_n = [_norm(layer.norm_n, x) for x in features]
         normed_b = [[_norm(layer.norm_b, x) for x in rows] for rows in behaviours]
         every = [x for rows in normed_b for x in rows]
-        if config.lca:
-            features = [x + _lca(layer, i, normed_n[i], every) for i, x in enumerate(features)]
-        else:
-            keys = [*normed_n, *every]
-            features = [x + _full(layer, new, keys) for x, new in zip(features, normed_n, strict=True)]
-            behaviours = [
-                [x + _full(layer, new, keys) for x, new in zip(rows, of, strict=True)]
-                for rows, of in zip(behaviours, normed_b, strict=True)
-            ]
+        features = [x + _lca(layer, i, normed_n[i], every) for i, x in enumerate(features)]
         if config.csa:
             behaviours = [
                 [x + _csa(i, of, content, config.neighbours) for i, x in enumerate(rows)]
@@ -55,7 +47,7 @@ def _impression(tower: ESTTower, tokens: Tokens, batch: Batch, n: int) -> Tensor
         behaviours = [[x + _ffn(layer, _norm(layer.norm_b_ffn, x)) for x in rows] for rows in behaviours]
     every = [x for rows in behaviours for x in rows]
     mean = sum(every, torch.zeros_like(features[0])) / max(1, len(every))
-    return tower.mlp(torch.cat([*features, mean]))
+    return tower.head.mlp(torch.cat([*features, mean]))
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:
@@ -79,18 +71,10 @@ def _attend(q: Tensor, keys: list[Tensor], values: list[Tensor], heads: int) -> 
 
 
 def _lca(layer: ESTLayer, i: int, x: Tensor, behaviours: list[Tensor]) -> Tensor:
-    assert layer.lca is not None
     w_k, w_v = layer.lca.key_value.weight.chunk(2)
     keys, values = [w_k @ b for b in behaviours], [w_v @ b for b in behaviours]
     out = _attend(x @ layer.lca.query.weight_LDE[i], keys, values, layer.lca.heads)
     return out @ layer.lca.out.weight_LDE[i]
-
-
-def _full(layer: ESTLayer, x: Tensor, every: list[Tensor]) -> Tensor:
-    assert layer.full is not None
-    w_q, w_k, w_v = layer.full.query_key_value.weight.chunk(3)
-    out = _attend(w_q @ x, [w_k @ t for t in every], [w_v @ t for t in every], layer.full.heads)
-    return layer.full.out.weight @ out
 
 
 def _csa(i: int, tokens: list[Tensor], contents: list[Tensor], k: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""LCA over jagged behaviours equals padded attention, full attention a dense one, in values and gradients."""
+"""LCA over jagged behaviours equals padded attention in values and gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctr_rec.layers.behaviours import Sequences
-from ctr_rec.models.est.attention import LCA, FullAttention, pairs_of
+from ctr_rec.models.est.attention import LCA, pairs_of
 
 NAMES = ("a", "b", "c")
 WIDTH = 6
@@ -87,30 +87,6 @@ def test_lca_equals_padded_attention(name: str, heads: int) -> None:
     _compare([got], [expected], [n_NLD, *behaviours, *lca.parameters()])
 
 
-@pytest.mark.parametrize("heads", [1, 3])
-def test_full_attention_equals_a_dense_one(heads: int) -> None:
-    torch.manual_seed(0)
-    sequences = [_sequences([4, 0, 1, 0]), _sequences([2, 0, 0, 3])]
-    full = FullAttention(WIDTH, heads, "auto").double()
-    n_NLD = torch.randn(4, 3, WIDTH, dtype=torch.float64, requires_grad=True)
-    behaviours = [torch.randn(len(of.position_P), WIDTH, dtype=torch.float64, requires_grad=True) for of in sequences]
-    to_n, to_b = full(n_NLD, behaviours, sequences)
-    found: list[list[Tensor]] = [[], [], []]
-    for n in range(4):
-        parts = [
-            n_NLD[n],
-            *(x[of.offsets_S1[n] : of.offsets_S1[n + 1]] for x, of in zip(behaviours, sequences, strict=True)),
-        ]
-        x_1KD = torch.cat(parts).unsqueeze(0)
-        q, k, v = (x_1KD @ full.query_key_value.weight.T).chunk(3, dim=-1)
-        real = torch.ones(1, x_1KD.shape[1], dtype=torch.bool)
-        out = _attend(q, k, v, real, heads)[0] @ full.out.weight.T
-        for rows, part in zip(found, out.split([len(part) for part in parts]), strict=True):
-            rows.append(part)
-    expected = [torch.stack(found[0]), torch.cat(found[1]), torch.cat(found[2])]
-    _compare([to_n, *to_b], expected, [n_NLD, *behaviours, *full.parameters()])
-
-
 def _counted(make: Callable[[], nn.Module]) -> int:
     return sum(p.numel() for p in make().parameters())
 
@@ -118,7 +94,6 @@ def _counted(make: Callable[[], nn.Module]) -> int:
 def test_parameters_are_the_formulas() -> None:
     square = WIDTH * WIDTH
     assert _counted(lambda: LCA(NAMES, WIDTH, 1, "auto")) == (2 * 3 + 2) * square
-    assert _counted(lambda: FullAttention(WIDTH, 1, "auto")) == 4 * square
     assert LCA(NAMES, WIDTH, 1, "auto").axes()["query.weight_LDE"][0] == (("a", 1), ("b", 1), ("c", 1))
 
 
@@ -128,4 +103,3 @@ def test_pairs_and_flops_of_no_impression() -> None:
     assert pairs_of(_sequences([2, 3], [1, 1, 0]), 3) == 8
     assert pairs_of(_sequences([2, 3]), 2) == 5
     assert LCA(NAMES, WIDTH, 1, "auto").flops(0, [nobody]) == 0
-    assert FullAttention(WIDTH, 1, "auto").flops(0, 3, [_sequences([])]) == 0

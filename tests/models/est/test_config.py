@@ -14,7 +14,7 @@ from ctr_rec.models.est.tower import ESTConfig
 def test_contradictions_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"tower\.csa compares contents, .* names none; name it, or set"):
         ESTConfig()
-    with pytest.raises(ValidationError, match=r"heads must divide tower\.tokens\.width, got 3 heads for width 64"):
+    with pytest.raises(ValidationError, match=r"heads is 3 and tokens\.width 64; choose a width that heads divide"):
         ESTConfig(csa=False, heads=3)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from ctr_rec.batch.request import request_batch
 from ctr_rec.models.est.tower import ESTTower
 from ctr_rec.models.tower import Filling
-from ctr_rec.ops.cross_attention import KeySet
 from tests.models.est.test_tower import CASES
 from tests.models.flops import assert_flops_match, build
 from tests.models.streams import CONTENT, make_batch, random_log
@@ -23,22 +20,6 @@ COMPARES = (
     "ctr_rec.layers.token_inputs.similarities",
     "ctr_rec.models.est.tower.neighbours",
 )
-
-
-def _attend(q_NLHE: Tensor, key_sets: Sequence[KeySet], scale: float, _backend: str) -> Tensor:
-    """Cross-attention, see the op: one impression after another, a product with each key and each value it reads."""
-    found = []
-    for n, q_LHE in enumerate(q_NLHE):
-        keys, values = [], []
-        for of in key_sets:
-            s = n if of.segment_N is None else int(of.segment_N[n])
-            at = slice(int(of.offsets_S1[s]), int(of.offsets_S1[s + 1]))
-            keys.append(of.k_PHE[at])
-            values.append(of.v_PHE[at])
-        k_KHE, v_KHE = torch.cat(keys), torch.cat(values)
-        score_HLK = scale * torch.bmm(q_LHE.transpose(0, 1), k_KHE.permute(1, 2, 0))
-        found.append(torch.bmm(score_HLK.softmax(2), v_KHE.transpose(0, 1)).transpose(0, 1))
-    return torch.stack(found)
 
 
 def _replayed(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[..., Any]:
@@ -68,5 +49,4 @@ def test_est_counts_what_pytorch_counts(name: str, alone: bool, monkeypatch: pyt
     # The weighted sums of CSA are no matrix product.
     unseen = tower._csa_flops(tower._sequences(batch))
     ops: dict[str, Callable[..., Any]] = {name: _replayed(monkeypatch, name) for name in COMPARES}
-    ops["ctr_rec.models.est.attention.cross_attention"] = _attend
     assert_flops_match(config, CONTENT, batch, unseen=unseen, ops=ops)

@@ -31,8 +31,6 @@ CASES: dict[str, ESTConfig] = {
     "one layer, two heads": SMALL.model_copy(update={"layers": 1, "heads": 2}),
     "layer norm": SMALL.model_copy(update={"norm": Norm.LAYER, "ffn": 0.5}),
     "no content sparse attention": SMALL.model_copy(update={"csa": False}),
-    "full attention": SMALL.model_copy(update={"lca": False, "csa": False, "heads": 3}),
-    "full attention beside CSA": SMALL.model_copy(update={"lca": False}),
     "no retrieval": SMALL.model_copy(update={"tokens": TOKENS.model_copy(update={"retrieval": None})}),
     "by genre": SMALL.model_copy(update={"tokens": TOKENS.model_copy(update={"retrieval": BY_GENRE})}),
 }
@@ -65,7 +63,7 @@ def test_equals_the_formula_in_value_and_every_gradient(name: str) -> None:
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=0, atol=10 * exact, msg=where)
 
 
-@pytest.mark.parametrize("name", ["est", "full attention", "no retrieval"])
+@pytest.mark.parametrize("name", ["est", "no retrieval"])
 def test_edges(name: str) -> None:
     check_edges(CASES[name])
 
@@ -149,12 +147,11 @@ def test_use_action_switch() -> None:
         assert bool(moved) is on
 
 
-@pytest.mark.parametrize("name", ["est", "full attention"])
-def test_a_feature_more_changes_no_other_parameter(name: str) -> None:
+def test_a_feature_more_changes_no_other_parameter() -> None:
     """It is a token more: new matrices of its own, and columns of the head; all others keep their shape and place."""
-    tower = CASES[name].build(CONTENT, tuple(CHANNELS))
+    tower = SMALL.build(CONTENT, tuple(CHANNELS))
     more = CONTENT.model_copy(update={"user": (*CONTENT.user, feature("income", Kind.NUMBER, Side.USER))})
-    wider = CASES[name].build(more, tuple(CHANNELS))
+    wider = SMALL.build(more, tuple(CHANNELS))
     old, new = dict(tower.named_parameters()), dict(wider.named_parameters())
     assert {n.rsplit(".", 2)[0] for n in new.keys() - old.keys()} == {"tokens.features.mlps.user/income"}
     changed = {n for n in old if old[n].shape != new[n].shape}
@@ -196,11 +193,6 @@ def test_flops_by_hand() -> None:
     head = 2 * n * ((tokens + 1) * d * 5 + 5 * 3)
     assert tower.flops(batch) == tower.tokens.flops(batch) + lca + ffn + csa + head
     assert tower.content_flops(batch)["csa"] == 2 * 3 * sum(length**2 for length in lengths)
-    full = CASES["full attention"].model_copy(update={"layers": 1}).build(CONTENT, tuple(CHANNELS))
-    lengths_N = [tokens + sum(row) for row in _lengths(batch, full)]
-    attention = 2 * 4 * d * d * sum(lengths_N) + 4 * d * sum(length**2 for length in lengths_N)
-    ffn = 2 * 3 * d * f * (n * tokens + pairs)
-    assert full.flops(batch) == full.tokens.flops(batch) + attention + ffn + head
 
 
 def test_a_request_pays_for_its_user_once() -> None:
@@ -208,10 +200,6 @@ def test_a_request_pays_for_its_user_once() -> None:
     one, eight = (make_batch(_request(random_log(3), range(1, k)), Filling.POINTWISE, CONTENT) for k in (2, 9))
     shared = tower.flops(eight)
     assert shared < 8 * tower.flops(one)
-    bare = TOKENS.model_copy(update={"retrieval": None})
-    full = CASES["full attention"].model_copy(update={"tokens": bare}).build(CONTENT, tuple(CHANNELS))
-    body = [full.layers[0].flops(b.num_impressions, full._sequences(b)) for b in (one, eight)]
-    assert body[1] == 8 * body[0], "every candidate has its own behaviours there"
 
 
 def test_ages_switch_needs_no_clock() -> None:
