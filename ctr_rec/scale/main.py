@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -95,7 +95,7 @@ def _same_data(every: Seeds) -> None:
 
 def _finish(
     found: Sequence[Family],
-    sizes: dict[str, list[Seeds]],
+    sizes: Mapping[str, Sequence[Seeds]],
     beside: Seeds,
     facts: dict[str, object],
     draws: int,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ def fit(x_S: FloatArray, gain_S: FloatArray) -> PowerLaw | None:
     best = _GRID[int(np.argmax(_explained(_GRID, log_S - middle, gain_S)))]
     step = float(_GRID[1] - _GRID[0])
     bounds = (max(best - step, -STEEPEST), min(best + step, STEEPEST))
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         lambda alpha: -_explained(np.array([alpha]), log_S - middle, gain_S)[0],
         bounds=bounds,
         method="bounded",

@@ -131,6 +131,7 @@ def test_a_request_pays_for_its_user_once() -> None:
     candidate = 2 * (6 * 24 + 6 * 6) + (events + 1) * 2 * (6 + 6) + 2 * (6 * 5 + 5)
     assert got.requests == 1
     assert got.flops_per_request == 2 * 2 * items * 4 * 6 + user + 60 * candidate
+    assert got.flops_per_request is not None
     assert got.flops_per_request < 60 * got.flops_per_impression
 
 

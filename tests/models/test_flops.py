@@ -8,7 +8,7 @@ from ctr_rec.batch.batch import Batch
 from ctr_rec.batch.request import request_batch
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import Normalize, TargetAttentionSettings
-from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
+from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, DCNv2Tower, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import AttentionNorm, HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
@@ -51,7 +51,9 @@ def unseen(config: TowerConfig, batch: Batch) -> int:
     """What towers count that is no matrix product: additions of a mean, and x0 * (W x + b) + x of a cross."""
     pooled = sum(history.values.shape[0] for history in batch.histories.values()) * ITEM_WIDTH
     if isinstance(config, DCNv2Config):
-        width = flops.build(config, SPEC).inputs.width  # type: ignore[attr-defined]
+        tower = flops.build(config, SPEC)
+        assert isinstance(tower, DCNv2Tower)
+        width = tower.inputs.width
         return pooled + 2 * width * config.cross_layers * batch.num_impressions
     return pooled if isinstance(config, MLPConfig) else 0
 
