@@ -24,7 +24,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ctr_rec.batch.batch import Batch
-from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.heads import head_width
 from ctr_rec.layers.layout import Axes, within
@@ -32,9 +31,9 @@ from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.token_head import TokenHead
 from ctr_rec.layers.token_inputs import Behaviours, TokenInputs, TokenSettings
 from ctr_rec.layers.token_rows import mean_behaviour, per_impression, side_by_side
-from ctr_rec.models.est.attention import FullAttention
 from ctr_rec.models.tower import Filling, Tower, TowerConfig
-from ctr_rec.ops.cross_attention import Backend
+from ctr_rec.ops.cross_attention import Backend, KeySet, cross_attention
+from ctr_rec.ops.jagged import segment_of_row
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -59,19 +58,48 @@ class BSTConfig(TowerConfig):
         return BSTTower(spec, self, channels)
 
 
+class SelfAttention(nn.Module):
+    """Multi-head attention among the behaviours of an impression and its candidate, with biasless maps W^Q to W^O."""
+
+    def __init__(self, width: int, heads: int, backend: Backend) -> None:
+        super().__init__()
+        self.width, self.heads, self.scale = width, heads, head_width(heads, width) ** -0.5
+        self.backend: Backend = backend
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, c_ND: Tensor, b_PD: Tensor, offsets_N1: Tensor) -> tuple[Tensor, Tensor]:
+        """offsets_N1: of each impression's own behaviours."""
+        own_N1 = torch.arange(len(c_ND) + 1, device=c_ND.device)
+        of = ((c_ND, own_N1), (b_PD, offsets_N1))
+        q, k, v = zip(
+            *(self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(1) for x, _ in of), strict=True
+        )
+        found = []
+        for q_QHE, (_, offsets) in zip(q, of, strict=True):
+            owner_Q = segment_of_row(offsets)
+            sets = [KeySet(k_PHE, v_PHE, own, owner_Q) for k_PHE, v_PHE, (_, own) in zip(k, v, of, strict=True)]
+            found.append(self.out(cross_attention(q_QHE.unsqueeze(1), sets, self.scale, self.backend).flatten(1)))
+        return found[0], found[1]
+
+    def flops(self, offsets_N1: Tensor) -> int:
+        length_N = offsets_N1.diff() + 1
+        return 2 * int(length_N.sum()) * 4 * self.width**2 + 4 * int(length_N.square().sum()) * self.width
+
+
 class BSTLayer(nn.Module):
     def __init__(self, config: BSTConfig) -> None:
         super().__init__()
         width = config.tokens.width
-        self.attention = FullAttention(width, config.heads, config.attention)
+        self.attention = SelfAttention(width, config.heads, config.attention)
         self.norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, config.ffn), nn.LeakyReLU(), nn.Linear(config.ffn, width))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, c_N1D: Tensor, b_PD: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """sequences: each impression's own."""
-        to_c_N1D, (to_b_PD,) = self.attention(c_N1D, [b_PD], [sequences])
-        return self._rest(c_N1D, to_c_N1D), self._rest(b_PD, to_b_PD)
+    def forward(self, c_ND: Tensor, b_PD: Tensor, offsets_N1: Tensor) -> tuple[Tensor, Tensor]:
+        """offsets_N1: of each impression's own behaviours."""
+        to_c_ND, to_b_PD = self.attention(c_ND, b_PD, offsets_N1)
+        return self._rest(c_ND, to_c_ND), self._rest(b_PD, to_b_PD)
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm(x + self.dropout(attended))
@@ -95,10 +123,10 @@ class BSTTower(Tower):
         own = per_impression(tuple(tokens.behaviours.values()), batch.num_impressions)
         b_PD, sequences = own.x_PD, own.sequences
         # Tokens of the candidate stand first.
-        c_N1D = tokens.features_NLD[:, : self._of_candidate].sum(dim=1, keepdim=True)
+        c_ND = tokens.features_NLD[:, : self._of_candidate].sum(dim=1)
         for layer in self.layers:
-            c_N1D, b_PD = layer(c_N1D, b_PD, sequences)
-        x_NLD = torch.cat([tokens.features_NLD, c_N1D], dim=1)
+            c_ND, b_PD = layer(c_ND, b_PD, sequences.offsets_S1)
+        x_NLD = torch.cat([tokens.features_NLD, c_ND.unsqueeze(1)], dim=1)
         return self.head(x_NLD, mean_behaviour(Behaviours(b_PD, sequences)))
 
     def axes(self) -> dict[str, Axes]:
@@ -112,7 +140,5 @@ class BSTTower(Tower):
         total = self.inputs.flops(batch) + self.head.flops(impressions)
         for layer in self.layers:
             assert isinstance(layer, BSTLayer)
-            total += (
-                layer.attention.flops(impressions, 1, [sequences]) + 2 * rows * 2 * config.tokens.width * config.ffn
-            )
+            total += layer.attention.flops(sequences.offsets_S1) + 2 * rows * 2 * config.tokens.width * config.ffn
         return total
