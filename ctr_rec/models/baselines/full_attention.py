@@ -107,7 +107,8 @@ class FullAttentionLayer(nn.Module):
     def __init__(self, names: tuple[str, ...], config: FullAttentionConfig) -> None:
         super().__init__()
         width = config.tokens.width
-        self.heads, self.scale, self.backend = config.heads, head_width(config.heads, width) ** -0.5, config.attention
+        self.heads, self.scale = config.heads, head_width(config.heads, width) ** -0.5
+        self.backend: Backend = config.attention
         self.norm_n, self.norm_b = nn.RMSNorm(width, eps=_EPS), nn.RMSNorm(width, eps=_EPS)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.ffn_norm_n, self.ffn_norm_b = nn.RMSNorm(width, eps=_EPS), nn.RMSNorm(width, eps=_EPS)

@@ -136,7 +136,8 @@ class OneTransLayer(nn.Module):
     def __init__(self, names: tuple[str, ...], config: OneTransConfig) -> None:
         super().__init__()
         width = config.tokens.width
-        self.heads, self.backend = config.heads, config.attention
+        self.heads = config.heads
+        self.backend: Backend = config.attention
         self.scale = head_width(config.heads, width) ** -0.5
         self.norm, self.ffn_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.qkv = MixedLinear(names, width, 3 * width, config.mixed, bias=False)
