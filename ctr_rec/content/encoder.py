@@ -68,7 +68,7 @@ def encode(
     import torch
 
     try:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise ConfigError(f"text encoders need the package transformers ({error}); {INSTALL}") from error
     try:
