@@ -290,11 +290,11 @@ def _in_float32(batch: Batch, embedded: Embedded) -> tuple[Batch, Embedded]:
 
 
 def spec_of(config: TowerConfig, spec: SparseSpec = SPEC) -> SparseSpec:
-    """With content vectors where the tower reads them."""
+    """With content vectors where the tower reads them, and with the item feature that it searches by."""
     tokens = getattr(config, "tokens", None)
-    if getattr(tokens, "content", None) is None:
-        return spec
-    return spec.model_copy(update={"item": (*spec.item, CONTENT.item[-1])})
+    read = {getattr(tokens, "content", None), getattr(getattr(tokens, "retrieval", None), "feature", None)}
+    more = tuple(f for f in CONTENT.item if f.name in read and f not in spec.item)
+    return spec.model_copy(update={"item": (*spec.item, *more)})
 
 
 class Scorer(nn.Module):
