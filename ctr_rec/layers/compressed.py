@@ -61,8 +61,9 @@ class CompressedTokens(nn.Module):
             compressed.append(attention(target_ND, behaviours.x_PD, *rows))
         return torch.cat([tokens.features_NLD, torch.stack(compressed, dim=1)], dim=1)
 
-    def axes(self) -> dict[str, Axes]:
-        return within("inputs", self.inputs.axes())
+    def axes(self, tokens_meet: bool = False) -> dict[str, Axes]:
+        """tokens_meet: see `TokenInputs.axes`."""
+        return within("inputs", self.inputs.axes(tokens_meet))
 
     def flops(self, batch: Batch) -> int:
         total, sequences = self.inputs.flops(batch), self.inputs.sequences(batch).sequences

@@ -88,8 +88,8 @@ class FeatureTokens(nn.Module):
         return mlp(x.to(mlp.first.weight.dtype))
 
     def axes(self) -> dict[str, Axes]:
-        """A token's own MLP is new or old as a whole; nothing here is wider for another feature."""
-        return {}
+        """All of them, so that a model may grow by a token: a new one begins as zeros, and no old one is wider."""
+        return {name: (None,) * p.dim() for name, p in self.mlps.named_parameters(prefix="mlps")}
 
     def flops(self, batch: Batch) -> int:
         rows = {"candidate": batch.item.shape[0], "user": batch.num_users}

@@ -156,8 +156,12 @@ class TokenInputs(nn.Module):
             parts.append(tier(similarity_P, own.offsets_S1))
         return torch.cat(parts, dim=-1)
 
-    def axes(self) -> dict[str, Axes]:
+    def axes(self, tokens_meet: bool = False) -> dict[str, Axes]:
+        """tokens_meet: feature tokens attend to each other, or are mixed by their number, so that one more changes
+        every score whatever its weights. No layout names its MLP then, and `--grow` refuses it.
+        """
         found = within("events", self.events.axes(self._item))
+        found |= {} if tokens_meet else within("features", self.features.axes())
         for name, tokens in self.behaviours.items():
             assert isinstance(tokens, BehaviourTokens)
             found |= within(f"behaviours.{name}", tokens.axes(self._item))

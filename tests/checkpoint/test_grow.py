@@ -35,7 +35,7 @@ from ctr_rec.sharding.parallelize import Parallel, parallelize
 from ctr_rec.sharding.plan import ShardingConfig
 from ctr_rec.sharding.tables import TableOptimizer
 from tests.checkpoint.test_store import assert_equal, state_of, whole_state
-from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, make_batch, random_log
+from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, make_batch, random_log, spec_of
 from tests.models.test_no_leak import CASES, PROFILE_TOKENS
 from tests.ranks import run_ranks
 from tests.sharding.small import SmallRanker, tables
@@ -141,8 +141,10 @@ FEWER = SPEC.model_copy(
 )
 BARE = ITEMS_ONLY.model_copy(update={"tables": tuple(t for t in SPEC.tables if t.name == "item")})
 NO_CONTEXT = ContextSettings(use_time=False)
+# One more feature token changes every score of these, so growing by one is refused.
+TOKENS_MEET = ("autoint", "hiformer", "rankmixer", "mtgr", "onetrans", "full_attention", "longer")
 TOWERS: dict[str, TowerConfig] = {
-    **{name: config for name, config in CASES.items() if name not in PROFILE_TOKENS},
+    **{n: config for n, config in CASES.items() if n not in PROFILE_TOKENS and not n.startswith(TOKENS_MEET)},
     "hstu_without_time": HSTUConfig(width=8, heads=2, head_width=3, window=4, context=NO_CONTEXT),
 }
 
@@ -159,7 +161,8 @@ def ranker(config: TowerConfig, spec: SparseSpec, seed: int) -> Ranker:
 
 def small_batch(config: TowerConfig, spec: SparseSpec) -> Batch:
     def level(values: Level) -> Level:
-        return replace(values, numbers={k: v.float() for k, v in values.numbers.items()})
+        vectors = {k: v.float() for k, v in values.vectors.items()}
+        return replace(values, numbers={k: v.float() for k, v in values.numbers.items()}, vectors=vectors)
 
     batch = make_batch(random_log(1), config.filling, spec)
     return replace(batch, **{n: level(getattr(batch, n)) for n in ("users", "items", "events", "impressions")})
@@ -206,7 +209,8 @@ def check_columns(name: str, old: torch.Tensor, new: torch.Tensor, before: Axes 
 @pytest.mark.parametrize("config", TOWERS.values(), ids=TOWERS)
 @pytest.mark.parametrize("fewer", [FEWER, BARE], ids=["fewer", "items only"])
 def test_a_tower_grows_by_inputs_and_scores_as_before(config: TowerConfig, fewer: SparseSpec, tmp_path: Path) -> None:
-    old, new = ranker(config, fewer, 1), ranker(config, SPEC, 2)
+    fewer, whole = spec_of(config, fewer), spec_of(config)
+    old, new = ranker(config, fewer, 1), ranker(config, whole, 2)
     stored = Manifest(
         step=1, tables={t.name: (t.rows, t.dim) for t in fewer.tables}, layouts=old.axes(), data_fingerprint="a"
     )
@@ -219,7 +223,7 @@ def test_a_tower_grows_by_inputs_and_scores_as_before(config: TowerConfig, fewer
         load(tmp_path / "c", new_state, group, planner=planner)
         planner.settle()
     with torch.no_grad():
-        before, now = old(small_batch(config, fewer)), new(small_batch(config, SPEC))
+        before, now = old(small_batch(config, fewer)), new(small_batch(config, whole))
     assert torch.allclose(before, now, atol=1e-5), (before - now).abs().max()
     assert before.std() > 1e-4
     was = dict(old.named_parameters())
@@ -237,7 +241,7 @@ def test_a_tower_grows_by_inputs_and_scores_as_before(config: TowerConfig, fewer
         for key, value in old_optimizer.state[source].items():
             found = new_optimizer.state[p][key]
             check_columns(f"{name} {key}", value, found, *(axes if value.dim() else (None, None)))
-    grown = check_growth(stored, log_of("a"), SPEC, new.axes())
+    grown = check_growth(stored, log_of("a"), whole, new.axes())
     read = {name for of in new.axes().values() for layout in of if layout for name, _ in layout}
     assert "user.user" in grown.inputs or "user.user" not in read
     assert grown.inputs

@@ -294,7 +294,8 @@ def spec_of(config: TowerConfig, spec: SparseSpec = SPEC) -> SparseSpec:
     tokens = getattr(config, "tokens", None)
     read = {getattr(tokens, "content", None), getattr(getattr(tokens, "retrieval", None), "feature", None)}
     more = tuple(f for f in CONTENT.item if f.name in read and f not in spec.item)
-    return spec.model_copy(update={"item": (*spec.item, *more)})
+    missing = tuple(t for t in SPEC.tables if t.name in {f.table for f in more} and t not in spec.tables)
+    return spec.model_copy(update={"item": (*spec.item, *more), "tables": (*missing, *spec.tables)})
 
 
 class Scorer(nn.Module):

@@ -95,6 +95,9 @@ def test_prepare_passes_its_choices() -> None:
         "context": "512",
         "start": "2000-05-01",
         "end": "2001-01-01",
+        "vectors": "None",
+        "semantic_ids": "None",
+        "force": "False",
     }
 
 

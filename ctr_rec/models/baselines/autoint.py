@@ -74,7 +74,7 @@ class AutoIntTower(Tower):
         return attended if self.mlp is None else torch.cat([attended, self.mlp(tokens_NLD.flatten(1))], dim=-1)
 
     def axes(self) -> dict[str, Axes]:
-        found = within("inputs", self.inputs.axes())
+        found = within("inputs", self.inputs.axes(tokens_meet=True))
         return found if self.mlp is None else found | within("mlp", self.mlp.axes(self.inputs.layout))
 
     def flops(self, batch: Batch) -> int:

@@ -176,7 +176,7 @@ class FullAttentionTower(Tower):
         return [layer for layer in self.layers if isinstance(layer, FullAttentionLayer)]
 
     def axes(self) -> dict[str, Axes]:
-        found = within("inputs", self.inputs.axes()) | within("head", self.head.axes())
+        found = within("inputs", self.inputs.axes(tokens_meet=True)) | within("head", self.head.axes())
         for number, layer in enumerate(self._layers()):
             found |= within(f"layers.{number}.ffn_n", layer.ffn_n.axes())
         return found

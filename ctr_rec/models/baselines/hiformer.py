@@ -85,7 +85,7 @@ class HiFormerTower(Tower):
         return self.mlp(x_NLD.flatten(1))
 
     def axes(self) -> dict[str, Axes]:
-        found = within("inputs", self.inputs.axes()) | within("mlp", self.mlp.axes(self._read))
+        found = within("inputs", self.inputs.axes(tokens_meet=True)) | within("mlp", self.mlp.axes(self._read))
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, HiFormerLayer)
             found |= within(f"layers.{number}", layer.axes())

@@ -144,7 +144,7 @@ class LongerTower(Tower):
 
     def axes(self) -> dict[str, Axes]:
         inputs = tuple((name, self.config.tokens.width) for name in self.inputs.names)
-        return within("inputs", self.inputs.axes()) | within("mlp", self.mlp.axes(inputs))
+        return within("inputs", self.inputs.axes(tokens_meet=True)) | within("mlp", self.mlp.axes(inputs))
 
     def flops(self, batch: Batch) -> int:
         """The sequence once for each distinct one; a group that is not full is merged as a full one."""

@@ -186,7 +186,7 @@ class MTGRTower(Tower):
         return [layer for layer in self.layers if isinstance(layer, MTGRLayer)]
 
     def axes(self) -> dict[str, Axes]:
-        found = within("inputs", self.inputs.axes()) | within("head", self.head.axes())
+        found = within("inputs", self.inputs.axes(tokens_meet=True)) | within("head", self.head.axes())
         for number, layer in enumerate(self._layers()):
             found |= within(f"layers.{number}", layer.axes())
         return found

@@ -80,7 +80,7 @@ class RankMixerTower(Tower):
         return self.mlp(x_NTW.flatten(1))
 
     def axes(self) -> dict[str, Axes]:
-        found = within("inputs", self.inputs.axes())
+        found = within("inputs", self.inputs.axes(tokens_meet=True))
         if self.widen is not None:
             found |= within("widen", self.widen.axes(None, self._parts))
         for number, layer in enumerate(self.layers):
