@@ -13,13 +13,14 @@ from ctr_rec.models.grab.config import Behaviours, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import BESIDE, Branch, Ranker
 from ctr_rec.models.tower import Filling, TowerConfig
-from tests.models.streams import CHANNELS, SPEC, make_batch, random_log
+from tests.models.streams import CHANNELS, SPEC, make_batch, random_log, spec_of
 from tests.models.test_no_leak import CASES
 
 
 def _float(batch: Batch) -> Batch:
     def level(values: Level) -> Level:
-        return replace(values, numbers={k: v.float() for k, v in values.numbers.items()})
+        vectors = {k: v.float() for k, v in values.vectors.items()}
+        return replace(values, numbers={k: v.float() for k, v in values.numbers.items()}, vectors=vectors)
 
     levels = {name: level(getattr(batch, name)) for name in ("users", "items", "events", "impressions")}
     return replace(batch, **levels)
@@ -32,9 +33,10 @@ def _is_partial(config: TowerConfig) -> bool:
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_scores_and_trains(config: TowerConfig) -> None:
-    batch = _float(make_batch(random_log(1), config.filling))
+    spec = spec_of(config)
+    batch = _float(make_batch(random_log(1), config.filling, spec))
     channels = tuple(CHANNELS) if config.filling is Filling.POINTWISE else ()
-    ranker = Ranker(SPEC, config, channels, front_device="cpu")
+    ranker = Ranker(spec, config, channels, front_device="cpu")
     optimizer = torch.optim.Adam(ranker.parameters(), lr=0.01)
     first = None
     for _ in range(30):

@@ -18,12 +18,14 @@ from ctr_rec.models.ranker import Ranker
 from ctr_rec.models.state import ChannelState, HistoryState
 from ctr_rec.models.tower import Filling, SplitTower
 from ctr_rec.serve.candidates import against, choose, reaches, score_candidates, split_parts
-from tests.models.streams import CHANNELS, SPEC, Impression, Log, Scorer, look_up, random_log
+from tests.models.streams import CHANNELS, SPEC, Impression, Log, Scorer, look_up, random_log, spec_of
 from tests.models.test_no_leak import CASES as TOWERS
 from tests.models.test_no_leak import CHANGES, _changed
 
 CASES = {
-    name: tower for name, tower in TOWERS.items() if issubclass(type(tower.build(SPEC, tuple(CHANNELS))), SplitTower)
+    name: tower
+    for name, tower in TOWERS.items()
+    if issubclass(type(tower.build(spec_of(tower), tuple(CHANNELS))), SplitTower)
 }
 
 
