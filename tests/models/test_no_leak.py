@@ -195,7 +195,7 @@ CASES: dict[str, TowerConfig] = {
     **PROFILE_TOKENS,
     "est": ESTConfig(tokens=_tokens(RetrievalSettings(channel="liked", most=1)), neighbours=2),
     "est_by_id": ESTConfig(
-        tokens=_tokens(RetrievalSettings(channel="liked", most=1, by=Search.ID, feature="item")), heads=2
+        tokens=_tokens(RetrievalSettings(channel="all", most=2, by=Search.ID, feature="item")), heads=2
     ),
     "est_no_content": ESTConfig(tokens=TokenSettings(width=6, recent="all"), csa=False, layers=1),
     "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
