@@ -121,9 +121,11 @@ def test_axes_name_what_a_feature_more_makes_wider() -> None:
     more = CONTENT.model_copy(update={"item": (feature("extra", Kind.NUMBER, Side.ITEM), *CONTENT.item)})
     wider = TokenInputs(more, FULL, tuple(CHANNELS), "EST")
     changed = {name for name, p in wider.named_parameters() if name in shapes and tuple(p.shape) != shapes[name]}
-    assert changed == inputs.axes().keys()
-    new = {name.rsplit(".", 2)[0] for name, _ in wider.named_parameters() if name not in shapes}
-    assert new == {"features.mlps.candidate/extra"}
+    assert changed == inputs.axes(tokens_meet=True).keys()
+    new = {name for name, _ in wider.named_parameters() if name not in shapes}
+    assert {name.rsplit(".", 2)[0] for name in new} == {"features.mlps.candidate/extra"}
+    assert new <= wider.axes().keys(), "a new token begins as zeros"
+    assert not new & wider.axes(tokens_meet=True).keys(), "where tokens meet, growing is refused"
 
 
 def test_flops_by_hand() -> None:
