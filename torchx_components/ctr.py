@@ -24,6 +24,9 @@ def prepare(
     split: Optional[str] = None,
     overwrite: bool = False,
     grow: Optional[str] = None,
+    content: Optional[str] = None,
+    semantic_ids: Optional[str] = None,
+    force: bool = False,
     every: Optional[str] = None,
     context: Optional[int] = None,
     start: Optional[str] = None,
@@ -43,6 +46,9 @@ def prepare(
         split: name of a split in the recipe, or [train_start..]train_end,valid_end[,test_end] in the log's time unit
         overwrite: replace an existing prepared log once the new one is complete
         grow: prepared log whose table rows are kept; new ids get the rows behind them
+        content: Parquet of item_id and vector, which becomes the item feature content
+        semantic_ids: with content, such as 3x256: residual k-means codes as item features
+        force: with content, also vectors learnt from times that the split scores
         every: 1d, 7d, 6h: one prepared log per period below out, each grown from the one before
         context: with every, events of a user that are kept before each period
         start: with every, date on which the first period begins, UTC
@@ -57,6 +63,9 @@ def prepare(
     words += ["--split", split] if split else []
     words += ["--overwrite"] if overwrite else []
     words += ["--grow", grow] if grow else []
+    words += ["--content", content] if content else []
+    words += ["--semantic-ids", semantic_ids] if semantic_ids else []
+    words += ["--force"] if force else []
     words += ["--every", every] if every else []
     words += ["--context", str(context)] if context is not None else []
     words += ["--start", start] if start else []

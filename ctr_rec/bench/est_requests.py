@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctr_rec.batch.batch import Batch, Ids, Jagged, Level
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.ops.jagged import stretches
 from ctr_rec.schema.log import Feature, Kind, Side
 from ctr_rec.schema.table import SparseSpec, Table
 
@@ -95,8 +96,8 @@ def make_requests(asked: Requests) -> tuple[Batch, Embedded]:
         label=torch.zeros(count),
         weight=torch.ones(count),
         histories={
-            RECENT: _stretches(end_N - min(asked.recent, events), end_N),
-            LIFELONG: _stretches(whole_N, end_N),
+            RECENT: _newest(end_N, min(asked.recent, events)),
+            LIFELONG: _newest(end_N, events),
         },
         global_impressions=count,
         global_events=users * events,
@@ -114,8 +115,5 @@ def _random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _stretches(begin_N: Tensor, end_N: Tensor) -> Jagged:
-    length_N = end_N - begin_N
-    offsets_N1 = torch.cat([length_N.new_zeros(1), length_N.cumsum(0)])
-    place_P = torch.arange(int(offsets_N1[-1])) - offsets_N1[:-1].repeat_interleave(length_N)
-    return Jagged(begin_N.repeat_interleave(length_N) + place_P, offsets_N1)
+def _newest(end_N: Tensor, count: int) -> Jagged:
+    return Jagged(*stretches(end_N - count, torch.full_like(end_N, count)))

@@ -23,12 +23,11 @@ GRAB_WORLD, GRAB_SHORT_LIVES = WORLD.model_copy(update=USERS), SHORT_LIVES.model
 # At the other models' 1e-2 a layer with the norm behind it stays where it began, in either arm.
 LR = 3e-3
 NO_CONTEXT = ContextSettings(use_time=False, use_profile=False)
-# What an action says counts by its event's likeness: neither is learnt while the other is small, so both begin large.
-# Not so the likeness where the bias alone says the action: that arm stood at 0.5 for six epochs. Perhaps because with
-# one tokenizer a query's own value is that of an alike event, and no value tells how much attention went to events.
+# What an action says counts by its event's likeness: neither is learnt while the other is small, so both begin large in
+# the token. In the bias neither start made it better (LOG.md, 2026-11-27), so it has none.
 STARTS: dict[ActionRole, dict[str, Any]] = {
     ActionRole.TOKEN: {"start_alike": True, "shared_tokenizer": True, "action_std": 0.2},
-    ActionRole.BIAS: {"action_std": 0.3},
+    ActionRole.BIAS: {},
 }
 
 

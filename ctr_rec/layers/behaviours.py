@@ -18,7 +18,7 @@ from ctr_rec.config import Config
 from ctr_rec.layers.history import EventVectors
 from ctr_rec.layers.layout import Axes, Layout
 from ctr_rec.layers.time import AGES
-from ctr_rec.ops.jagged import distinct, gather, segment_of_row
+from ctr_rec.ops.jagged import distinct, gather, segment_of_row, stretches
 from ctr_rec.ops.prefix_attention import time_bucket
 
 
@@ -54,10 +54,7 @@ class Sequences:
         length_S, begin_S = self.offsets_S1.diff(), self.offsets_S1[:-1]
         if self.segment_N is None:
             return torch.arange(len(self.position_P), device=begin_S.device), self.offsets_S1
-        length_N, begin_N = length_S[self.segment_N], begin_S[self.segment_N]
-        offsets_N1 = functional.pad(length_N.cumsum(0), (1, 0))
-        row_P = torch.arange(int(offsets_N1[-1]), device=begin_S.device)
-        return row_P + (begin_N - offsets_N1[:-1]).repeat_interleave(length_N), offsets_N1
+        return stretches(begin_S[self.segment_N], length_S[self.segment_N])
 
 
 def distinct_sequences(history: Jagged) -> Sequences:
@@ -76,10 +73,7 @@ def distinct_sequences(history: Jagged) -> Sequences:
     key_S, segment_N = key_N.unique(return_inverse=True)
     first_S = torch.full_like(key_S, length_N.shape[0])
     first_S.scatter_reduce_(0, segment_N, torch.arange(length_N.shape[0], device=key_N.device), "amin")
-    length_S = length_N[first_S]
-    offsets_S1 = torch.cat([length_S.new_zeros(1), length_S.cumsum(0)])
-    shift_S = history.offsets[first_S] - offsets_S1[:-1]
-    row_P = torch.arange(int(offsets_S1[-1]), device=key_N.device) + shift_S.repeat_interleave(length_S)
+    row_P, offsets_S1 = stretches(history.offsets[first_S], length_N[first_S])
     return Sequences(history.values[row_P], offsets_S1, segment_N)
 
 

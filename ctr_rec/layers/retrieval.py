@@ -22,6 +22,7 @@ from ctr_rec.config import Config
 from ctr_rec.errors import ConfigError
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.ops.jagged import stretches
 from ctr_rec.ops.retrieval import Categories, most_recent_matching, top_k_by_similarity
 from ctr_rec.schema.log import Feature, Kind
 from ctr_rec.schema.table import SparseSpec
@@ -92,10 +93,8 @@ def _known(ids: Ids, rows_R: Tensor) -> Categories:
 def _of_rows(categories: Categories, row_P: Tensor) -> Categories:
     """Those of chosen items, one after another."""
     assert categories.offsets is not None
-    length_P, begin_P = categories.offsets.diff()[row_P], categories.offsets[:-1][row_P]
-    offsets_P1 = functional.pad(length_P.cumsum(0), (1, 0))
-    place_V = torch.arange(int(offsets_P1[-1]), device=row_P.device)
-    return Categories(categories.ids[place_V + (begin_P - offsets_P1[:-1]).repeat_interleave(length_P)], offsets_P1)
+    row_V, offsets_P1 = stretches(categories.offsets[:-1][row_P], categories.offsets.diff()[row_P])
+    return Categories(categories.ids[row_V], offsets_P1)
 
 
 def check_retrieval(settings: RetrievalSettings, spec: SparseSpec, channels: tuple[str, ...], tower: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.packed import Ranges
 from ctr_rec.layers.token_inputs import Behaviours
-from ctr_rec.ops.jagged import gather, segment_sum
+from ctr_rec.ops.jagged import gather, segment_sum, stretches
 from ctr_rec.ops.prefix_attention import Pairs
 
 
@@ -35,12 +35,8 @@ def side_by_side(parts: Sequence[Sequences], num_impressions: int) -> tuple[Tens
         lengths.append(part.offsets_S1.diff()[segment_N])
         base += len(part.position_P)
     start_F, length_F = (torch.stack(each, dim=1).flatten() for each in (starts, lengths))
-    shift_F = start_F - (length_F.cumsum(0) - length_F)
-    row_P = torch.repeat_interleave(shift_F, length_F)
-    row_P = row_P + torch.arange(len(row_P), device=row_P.device)
-    length_N = torch.stack(lengths).sum(0)
-    offsets_N1 = torch.cat([length_N.new_zeros(1), length_N.cumsum(0)])
-    return row_P, Sequences(torch.cat([part.position_P for part in parts])[row_P], offsets_N1)
+    row_P, offsets_F1 = stretches(start_F, length_F)
+    return row_P, Sequences(torch.cat([part.position_P for part in parts])[row_P], offsets_F1[:: len(parts)])
 
 
 def per_impression(parts: Sequence[Behaviours], num_impressions: int) -> Behaviours:
@@ -49,12 +45,17 @@ def per_impression(parts: Sequence[Behaviours], num_impressions: int) -> Behavio
     return Behaviours(gather(torch.cat([part.x_PD for part in parts]), row_P), sequences)
 
 
-def mean_behaviour(behaviours: Behaviours) -> Tensor:
-    """Mean of the tokens that an impression reads, [N, D]; zeros where there is none."""
-    sequences = behaviours.sequences
-    length_S = sequences.offsets_S1.diff()
-    total_SD = segment_sum(behaviours.x_PD, sequences.offsets_S1)
-    return sequences.per_impression(total_SD / length_S.clamp(min=1).to(total_SD.dtype).unsqueeze(-1))
+def mean_behaviour(*parts: Behaviours) -> Tensor:
+    """Mean over all tokens that an impression reads, of whatever part, [N, D]; zeros where there is none.
+
+    At least one part.
+    """
+    total_ND, count_N = [], []
+    for part in parts:
+        of, length_S = part.sequences, part.sequences.offsets_S1.diff()
+        total_ND.append(of.per_impression(segment_sum(part.x_PD, of.offsets_S1)))
+        count_N.append(length_S if of.segment_N is None else length_S[of.segment_N])
+    return torch.stack(total_ND).sum(0) / torch.stack(count_N).sum(0).clamp(min=1).unsqueeze(-1)
 
 
 def ranges_of(sequences: Sequences, segment_Q: Tensor) -> Ranges:

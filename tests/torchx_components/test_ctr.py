@@ -81,6 +81,7 @@ def test_settings_survive_the_shell() -> None:
 
 def test_prepare_passes_its_choices() -> None:
     flags = ("--recipe_dir", "data/x", "--raw", "raw", "--out", "out", "--split", "1,2", "--overwrite", "True")
+    flags += ("--content", "films.parquet", "--semantic_ids", "3x256", "--force", "True")
     flags += ("--grow", "logs/old", "--every", "7d", "--context", "512", "--start", "2000-05-01", "--end", "2001-01-01")
     verb, got = parsed(built("prepare", *flags))
     assert verb == "prepare"
@@ -95,9 +96,9 @@ def test_prepare_passes_its_choices() -> None:
         "context": "512",
         "start": "2000-05-01",
         "end": "2001-01-01",
-        "vectors": "None",
-        "semantic_ids": "None",
-        "force": "False",
+        "vectors": "films.parquet",
+        "semantic_ids": "3x256",
+        "force": "True",
     }
 
 

@@ -20,12 +20,12 @@ from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.token_head import TokenHead
-from ctr_rec.layers.token_inputs import TokenInputs
+from ctr_rec.layers.token_inputs import Behaviours, TokenInputs
+from ctr_rec.layers.token_rows import mean_behaviour
 from ctr_rec.models.est.config import ESTSettings
 from ctr_rec.models.est.layer import ESTLayer
 from ctr_rec.models.tower import Tower
 from ctr_rec.ops.content_neighbours import Neighbours, neighbours
-from ctr_rec.ops.jagged import segment_sum
 from ctr_rec.schema.table import SparseSpec
 
 
@@ -50,14 +50,12 @@ class ESTTower(Tower):
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tensor:
         tokens = self.tokens(embedded, batch)
-        n_NLD, behaviours, sequences = tokens.features_NLD, [], []
-        for found in tokens.behaviours.values():
-            behaviours.append(found.x_PD)
-            sequences.append(found.sequences)
+        read = list(tokens.behaviours.values())
+        n_NLD, behaviours, sequences = tokens.features_NLD, [b.x_PD for b in read], [b.sequences for b in read]
         near = [self._neighbours(of, batch) for of in sequences]
         for layer in self.layers:
             n_NLD, behaviours = layer(n_NLD, behaviours, sequences, near)
-        return self.head(n_NLD, _mean(behaviours, sequences))
+        return self.head(n_NLD, mean_behaviour(*map(Behaviours, behaviours, sequences)))
 
     def _neighbours(self, of: Sequences, batch: Batch) -> Neighbours | None:
         """Once per sequence for all layers; no parameter is in them and no gradient passes (section 5.4)."""
@@ -102,15 +100,3 @@ class ESTTower(Tower):
 
     def _sequences(self, batch: Batch) -> list[Sequences]:
         return list(self.tokens.sequences(batch).sequences.values())
-
-
-def _mean(behaviours: list[Tensor], sequences: list[Sequences]) -> Tensor:
-    """[N, D] over all behaviours that an impression reads; zeros where there is none."""
-    sum_ND, count_N = 0, 0
-    for x_PD, of in zip(behaviours, sequences, strict=True):
-        sum_ND = sum_ND + of.per_impression(segment_sum(x_PD, of.offsets_S1))
-        length_S = of.offsets_S1.diff()
-        count_N = count_N + (length_S if of.segment_N is None else length_S[of.segment_N])
-    assert isinstance(sum_ND, Tensor)
-    assert isinstance(count_N, Tensor)
-    return sum_ND / count_N.clamp(min=1).unsqueeze(-1)

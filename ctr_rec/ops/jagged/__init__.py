@@ -139,6 +139,16 @@ def segment_top(score_P: Tensor, offsets_N1: Tensor, k: int, *, backend: Backend
     return top_P & (score_P > -torch.inf)
 
 
+def stretches(begin_N: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows begin[n] : begin[n] + length[n], one stretch after another: int64 [P], and their offsets [N + 1].
+
+    begin 4 0 4, length 2 1 0: rows 4 5 0, offsets 0 2 3 3
+    """
+    offsets_N1 = torch.cat([length_N.new_zeros(1), length_N.cumsum(0)])
+    place_P = torch.arange(int(offsets_N1[-1]), device=begin_N.device)
+    return place_P + (begin_N - offsets_N1[:-1]).repeat_interleave(length_N), offsets_N1
+
+
 def segment_of_row(offsets_N1: Tensor) -> Tensor:
     """Which segment each row belongs to: int [N + 1] -> int64 [P]."""
     return bag.segment_index(offsets_N1)

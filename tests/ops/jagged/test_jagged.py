@@ -195,3 +195,14 @@ def test_the_largest_of_each_segment_equal_a_loop(lengths: list[int], k: int) ->
 def test_scores_that_are_no_vector_are_refused() -> None:
     with pytest.raises(ValueError, match=r"segment_top: expected a floating vector, got torch.int64 of shape \(3,\)"):
         jagged.segment_top(torch.arange(3), torch.tensor([0, 3]), 1)
+
+
+@pytest.mark.parametrize(
+    ("begin", "length", "rows"),
+    [([4, 0, 4], [2, 1, 0], [4, 5, 0]), ([], [], []), ([3], [0], []), ([1, 1], [2, 2], [1, 2, 1, 2])],
+)
+def test_stretches_follow_one_another(begin: list[int], length: list[int], rows: list[int]) -> None:
+    as_ints = [torch.tensor(x, dtype=torch.int64) for x in (begin, length)]
+    got, offsets = jagged.stretches(*as_ints)
+    assert got.tolist() == rows
+    assert offsets.tolist() == offsets_of(length).tolist()
