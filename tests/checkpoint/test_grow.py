@@ -37,6 +37,7 @@ from ctr_rec.sharding.tables import TableOptimizer
 from tests.checkpoint.test_store import assert_equal, state_of, whole_state
 from tests.models.streams import CHANNELS, ITEMS_ONLY, SPEC, make_batch, random_log, spec_of
 from tests.models.test_no_leak import CASES, PROFILE_TOKENS
+from tests.models.test_tower import TOKENS_MEET
 from tests.ranks import run_ranks
 from tests.sharding.small import SmallRanker, tables
 from tests.sharding.test_parallelize import OTHERWISE, SPREAD, step
@@ -141,8 +142,6 @@ FEWER = SPEC.model_copy(
 )
 BARE = ITEMS_ONLY.model_copy(update={"tables": tuple(t for t in SPEC.tables if t.name == "item")})
 NO_CONTEXT = ContextSettings(use_time=False)
-# One more feature token changes every score of these, so growing by one is refused.
-TOKENS_MEET = ("autoint", "hiformer", "rankmixer", "mtgr", "onetrans", "full_attention", "longer")
 TOWERS: dict[str, TowerConfig] = {
     **{n: config for n, config in CASES.items() if n not in PROFILE_TOKENS and not n.startswith(TOKENS_MEET)},
     "hstu_without_time": HSTUConfig(width=8, heads=2, head_width=3, window=4, context=NO_CONTEXT),

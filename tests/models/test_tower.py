@@ -59,3 +59,14 @@ def test_axes_say_what_every_parameter_is_made_of_that_inputs_decide(config: Tow
 def test_a_config_must_say_how_to_build() -> None:
     with pytest.raises(AssertionError, match="TowerConfig does not say how to build its tower"):
         TowerConfig().build(SPEC, ())
+
+
+TOKENS_MEET = ("autoint", "hiformer", "rankmixer", "mtgr", "onetrans", "full_attention", "longer")
+
+
+@pytest.mark.parametrize("name", [name for name, config in CASES.items() if hasattr(config, "tokens")])
+def test_a_feature_token_can_be_new_only_where_tokens_do_not_meet(name: str) -> None:
+    """Where they do, one more changes every score, so no layout names its MLP and growing is refused."""
+    config = CASES[name]
+    axes = config.build(spec_of(config), tuple(CHANNELS)).axes()
+    assert any("features.mlps." in parameter for parameter in axes) is not name.startswith(TOKENS_MEET)

@@ -1,0 +1,54 @@
+"""The card of a search: every model is tried at as many points, each a run, and the best one's settings go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctr_rec.config import load_recipe, override
+from ctr_rec.train.run import Run
+from launch.cards.searched import EPOCHS, SEEDS, Search, points
+
+ROOT = Path(__file__).resolve().parents[2]
+KUAIRAND = "launch/recipes/kuairand.py"
+
+
+def search(model: str, root: Path = Path("runs/x")) -> Search:
+    return Search(f"{KUAIRAND}:{model}", model, "logs/kuairand_pure", root)
+
+
+def test_points_are_every_combination() -> None:
+    assert points({"a": ("1", "2"), "b": ("3", "4", "5")}) == [
+        {"a": a, "b": b} for a in ("1", "2") for b in ("3", "4", "5")
+    ]
+
+
+@pytest.mark.parametrize("model", ["grab", "hstu", "din", "dcn_v2"])
+def test_every_trial_is_a_run_and_models_have_equally_many(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    jobs = search(model).trials()
+    assert len({job.folder for job in jobs}) == len(jobs) == 8
+    for job in jobs:
+        run = override(load_recipe(job.recipe, Run), [f"{key}={value}" for key, value in job.settings.items()])
+        assert run.train.epochs == EPOCHS
+        assert job.scored == (), "a trial scores nothing"
+
+
+def test_the_best_trial_decides_and_its_seeds_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    din = search("din", tmp_path)
+    for number, job in enumerate(din.trials()):
+        job.folder.mkdir()
+        # The best of a run counts, not its last.
+        values = (0.6, 0.9 if number == 5 else 0.7, 0.5)
+        lines = [{"kind": "valid", "step": step, "auc": auc} for step, auc in enumerate(values, 1)]
+        (job.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (job.folder / "clean-stop.json").write_text('{"step": 3, "end": "finished"}')
+    assert list(din.found().values()).index(0.9) == 5
+    assert din.best() == din.points[5]
+    seeds = din.seeds()
+    assert [job.settings["train.seed"] for job in seeds] == [str(seed) for seed in SEEDS]
+    assert all(job.scored == ("valid", "test") for job in seeds)
+    assert seeds[0].folder == din.trials()[5].folder, "the trial's run is the first seed's"
