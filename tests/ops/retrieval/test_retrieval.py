@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctr_rec.errors import ConfigError
 from ctr_rec.ops.jagged import buckets
-from ctr_rec.ops.retrieval import Categories, Retrieved, most_recent_matching, top_k_by_similarity
+from ctr_rec.ops.retrieval import Categories, Retrieved, most_recent_matching, similarity, top_k_by_similarity
 from tests.ops.cross_attention.cases import offsets_of
 
 NUM_EVENTS, ITEMS, WIDTH = 60, 25, 6
@@ -58,10 +58,14 @@ def categories(num: int, several: bool) -> Categories:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("by_item", [True, False])
+@pytest.mark.parametrize("way", ["event", "item", "item by a table"])
 @pytest.mark.parametrize("k", [1, 4])
 @pytest.mark.parametrize("name", HISTORIES)
-def test_similarity_is_the_reference(name: str, k: int, by_item: bool, dtype: torch.dtype) -> None:
+def test_similarity_is_the_reference(
+    name: str, k: int, way: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_item = way != "event"
+    monkeypatch.setattr(similarity, "_GATHER", NUM_EVENTS * ITEMS if way == "item by a table" else -1)
     item = torch.randint(0, ITEMS, (NUM_EVENTS,)) if by_item else None
     query, key = vectors(len(HISTORIES[name]), dtype), vectors(ITEMS if by_item else NUM_EVENTS, dtype)
     got, want = (
@@ -128,6 +132,22 @@ def test_memory_is_bounded_and_one_product_serves_a_user(monkeypatch: pytest.Mon
     histories = [list(range(40 + n)) for n in range(10)]
     top_k_by_similarity(vectors(10), vectors(NUM_EVENTS), None, *jagged(histories), 4)
     assert shapes == [(1, 2, 49)] * 5
+
+
+def test_a_shuffled_batch_gathers_numbers_and_a_request_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same cosines to the bit, from a table of few items or from the events of one user."""
+    key, item = vectors(ITEMS), torch.randint(0, ITEMS, (NUM_EVENTS,))
+    histories = [list(range(3 * n, 3 * n + 3)) for n in range(NUM_EVENTS // 3)]
+    call = (vectors(len(histories)), key, item, *jagged(histories), 2)
+    calls: list[str] = []
+    for name in ("_by_table", "_by_view"):
+        way = getattr(similarity, name)
+        monkeypatch.setattr(similarity, name, lambda *a, way=way, name=name: calls.append(name) or way(*a))
+    by_table = top_k_by_similarity(*call)
+    monkeypatch.setattr(similarity, "_GATHER", 0)
+    by_view = top_k_by_similarity(*call)
+    assert calls == ["_by_table", "_by_view"]
+    assert all(a.equal(b) for a, b in zip(by_table, by_view, strict=True))
 
 
 def test_no_gradient() -> None:
