@@ -6,7 +6,9 @@
 
 A trial is seed 1 at one point of the grid, judged by its best validation AUC; the best one's settings train the other
 seeds, and these alone score validation and test, once each. The first model is the one that the others are paired with.
-Stopped anywhere, the same command goes on. Runs lie below runs/card_searched/<name of the log>.
+--grid names another grid, the same for all models, --set a setting of all runs. cost.svg sets GAUC against arithmetic.
+Stopped anywhere, the same command goes on. Runs lie below runs/card_searched/<name of the log>; with another grid or
+other settings, name another --root: what lies there counts as done.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -22,6 +24,7 @@ import click
 from ctr_rec.batch.config import Pointwise
 from ctr_rec.config import load_recipe
 from ctr_rec.train.run import Run
+from launch.cards import cost
 from launch.cards.curves import curve_of
 from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all
 from launch.cards.summary import Row, markdown, plot, read_row
@@ -45,15 +48,23 @@ def points(grid: Mapping[str, Sequence[str]]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Search:
-    """One model's runs on a log. root: the folder they lie in."""
+    """One model's runs on a log. root: the folder they lie in. settings: of all runs.
+
+    grid: values by setting, None for the usual eight points.
+    """
 
     recipe: str
     model: str
     log: str
     root: Path
+    epochs: int = EPOCHS
+    grid: Mapping[str, Sequence[str]] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def points(self) -> list[Point]:
+        if self.grid is not None:
+            return points(self.grid)
         run = load_recipe(self.recipe, Run)
         return points(POINTWISE if isinstance(run.data.batches, Pointwise) else PACKED)
 
@@ -62,8 +73,9 @@ class Search:
         settings = {
             "data.log": self.log,
             "train.seed": str(seed),
-            "train.epochs": str(EPOCHS),
+            "train.epochs": str(self.epochs),
             "validation.patience": "null",
+            **self.settings,
             **point,
         }
         name = "-".join([self.model, *point.values(), str(seed)])
@@ -74,7 +86,7 @@ class Search:
 
     def found(self) -> dict[str, float]:
         """Best validation AUC of each trial, by the values of its point."""
-        curves = [curve_of(job.folder, "auc", EPOCHS) for job in self.trials()]
+        curves = [curve_of(job.folder, "auc", self.epochs) for job in self.trials()]
         named = (" ".join(f"{key}={value}" for key, value in point.items()) for point in self.points)
         return {name: max(curve.value) for name, curve in zip(named, curves, strict=True)}
 
@@ -97,28 +109,57 @@ def rows(searches: Sequence[Search], scorers: Sequence[Scored], name: str) -> li
     return found
 
 
+def said(texts: Sequence[str], option: str) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping. Raises UsageError for a text without a key or a value."""
+    found = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not key or not value:
+            raise click.UsageError(f"{option} expects KEY=VALUE, got {text!r}")
+        found[key] = value
+    return found
+
+
 @click.command()
 @click.option("--recipes", required=True, help="File whose functions are the models.")
 @click.option("--log", required=True, help="Prepared log.")
 @click.option("--model", "models", multiple=True, required=True, help="The others are paired with the first.")
+@click.option("--epochs", type=click.IntRange(min=1), default=EPOCHS, show_default=True)
+@click.option("--grid", "axes", multiple=True, metavar="KEY=A,B", help="Axis of the grid, in place of the usual ones.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Setting of every run.")
+@click.option("--root", type=click.Path(path_type=Path), help="Of the runs.")
 @card_option
-def main(recipes: str, log: str, models: tuple[str, ...], card: Path) -> None:
+def main(
+    recipes: str,
+    log: str,
+    models: tuple[str, ...],
+    epochs: int,
+    axes: tuple[str, ...],
+    sets: tuple[str, ...],
+    root: Path | None,
+    card: Path,
+) -> None:
     """Run what is not done yet and write the card."""
     name = Path(log).name
-    root = ROOT / name
-    searches = [Search(f"{recipes}:{model}", model, log, root) for model in models]
+    root = root or ROOT / name
+    grid = {key: values.split(",") for key, values in said(axes, "--grid").items()} or None
+    settings = said(sets, "--set")
+    searches = [Search(f"{recipes}:{model}", model, log, root, epochs, grid, settings) for model in models]
     scorers = [Scored(root / scorer, scorer, log) for scorer in SCORERS]
     run_all([*scorers, *(job for search in searches for job in search.trials())])
     run_all([job for search in searches for job in search.seeds()])
     found = rows(searches, scorers, name)
     new_folder(card)
     plot(found, card / "test.svg")
-    (card / "tables.md").write_text(markdown(found, models[0]))
+    costs = [cost.read(search.model, [job.folder for job in search.seeds()], "test") for search in searches]
+    cost.plot(costs, card / "cost.svg", "test")
+    (card / "tables.md").write_text(f"{markdown(found, models[0])}\n{cost.table(costs)}")
     plain = {
         "environment": environment_of(searches[0].seeds()[0].folder),
         "trials": {search.model: search.found() for search in searches},
         "chosen": {search.model: dict(search.best()) for search in searches},
         "rows": [row.plain() for row in found],
+        "cost": [one.plain() for one in costs],
         "configs": {search.model: config_of(search.seeds()[0].folder) for search in searches},
     }
     (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")

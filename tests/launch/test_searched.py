@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 
 from ctr_rec.config import load_recipe, override
 from ctr_rec.train.run import Run
-from launch.cards.searched import EPOCHS, SEEDS, Search, points
+from launch.cards.searched import EPOCHS, SEEDS, Search, points, said
 
 ROOT = Path(__file__).resolve().parents[2]
 KUAIRAND = "launch/recipes/kuairand.py"
@@ -52,3 +53,21 @@ def test_the_best_trial_decides_and_its_seeds_score(tmp_path: Path, monkeypatch:
     assert [job.settings["train.seed"] for job in seeds] == [str(seed) for seed in SEEDS]
     assert all(job.scored == ("valid", "test") for job in seeds)
     assert seeds[0].folder == din.trials()[5].folder, "the trial's run is the first seed's"
+
+
+def test_a_grid_and_settings_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    grid = {"dense.lr": ["1e-3", "2e-3", "4e-3"]}
+    own = Search(f"{KUAIRAND}:din", "din", "logs/x", Path("runs/x"), 1, grid, {"embedding.dim": "8"})
+    runs = [
+        override(load_recipe(job.recipe, Run), [f"{key}={value}" for key, value in job.settings.items()])
+        for job in own.trials()
+    ]
+    assert [run.dense.lr for run in runs] == [1e-3, 2e-3, 4e-3]
+    assert {(run.embedding.dim, run.train.epochs) for run in runs} == {(8, 1)}
+
+
+@pytest.mark.parametrize("text", ["dense.lr", "=1", "dense.lr="])
+def test_a_setting_without_key_or_value_is_refused(text: str) -> None:
+    with pytest.raises(click.UsageError, match=f"--grid expects KEY=VALUE, got '{text}'"):
+        said([text], "--grid")
