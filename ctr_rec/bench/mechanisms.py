@@ -20,6 +20,7 @@ from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.target_attention import TargetAttentionSettings
+from ctr_rec.metrics import auc
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
@@ -36,6 +37,7 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 REACHED = ">= 0.9"
 TOLD_APART = ">= 0.02"
+BLIND = "<= 0.1"
 NO_TIME = ContextSettings(use_time=False)
 SHOWN = (SKIP, CLICK, LIKE)
 WORLD = SyntheticConfig(users=2_000, items=300, requests_per_user=16, requests_sigma=0.4, spread=0.0)
@@ -74,7 +76,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """effect: what is planted, and how strongly. model, switch: in words. on, off: with the mechanism and without."""
+    """effect: what is planted, and how strongly. model, switch: in words. on, off: with the mechanism and without.
+
+    placebo: a world with the same clicks in which the mechanism has nothing to read; `on` is trained there too.
+    apart: off is a model without the mechanism; else it is another one that must see the effect as well.
+    """
 
     effect: str
     strength: float
@@ -84,11 +90,20 @@ class Mechanism:
     off: Arm
     world: SyntheticConfig = WORLD
     epochs: int = 4
+    placebo: SyntheticConfig | None = None
+    apart: bool = True
 
     @property
     def settings(self) -> SyntheticConfig:
         """Of the log in which nothing else is planted."""
-        return self.world.model_copy(update={"effects": Effects(**{self.effect: self.strength})})
+        return self._planted(self.world)
+
+    @property
+    def placebo_settings(self) -> SyntheticConfig | None:
+        return None if self.placebo is None else self._planted(self.placebo)
+
+    def _planted(self, world: SyntheticConfig) -> SyntheticConfig:
+        return world.model_copy(update={"effects": Effects(**{self.effect: self.strength})})
 
 
 def _din(
@@ -196,11 +211,15 @@ def run_all(emit: Emit, chosen: Sequence[Mechanism]) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """Test AUC of the truth (best) and of both arms; comparison: on against off, paired, clustered by user."""
+    """Test AUC of the truth (best) and of both arms; comparison: on against off, paired, clustered by user.
+
+    placebo: AUC of the arm with the mechanism where it has nothing to read; None without such a world.
+    """
 
     mechanism: Mechanism
     best: float
     comparison: Comparison
+    placebo: float | None = None
 
     @property
     def on(self) -> float:
@@ -213,25 +232,40 @@ class Found:
     @property
     def reached(self) -> float:
         """Of what the truth wins over a coin, the share that the model with the mechanism wins."""
-        return (self.on - 0.5) / (self.best - 0.5)
+        return self.share(self.on)
+
+    def share(self, auc: float) -> float:
+        return (auc - 0.5) / (self.best - 0.5)
 
 
 def measure(chosen: Sequence[Mechanism], folder: Path, group: Group, seed: int = 1) -> Iterator[Found]:
     """Makes the log of each mechanism once, trains both arms on it and scores the test range once each."""
     logs: dict[str, Path] = {}
-    for number, mechanism in enumerate(chosen):
-        key = mechanism.settings.model_dump_json()
+
+    def log_of(settings: SyntheticConfig) -> Path:
+        key = settings.model_dump_json()
         if key not in logs:
-            logs[key] = folder / f"log-{len(logs)}"
-            write_log(mechanism.settings, folder / f"raw-{len(logs)}", logs[key])
-        log = logs[key]
-        on, off = (
-            _predictions(
-                arm.run(f"{mechanism.effect} {name}", log, mechanism.epochs, seed), folder / f"{number}-{name}", group
-            )
-            for name, arm in (("on", mechanism.on), ("off", mechanism.off))
-        )
-        yield Found(mechanism, best_metrics(log)["auc"], compare([off], [on], replicates=400))
+            number = len(logs)
+            logs[key] = folder / f"log-{number}"
+            write_log(settings, folder / f"raw-{number}", logs[key])
+        return logs[key]
+
+    for number, mechanism in enumerate(chosen):
+        log, placebo = log_of(mechanism.settings), mechanism.placebo_settings
+
+        def trained(
+            name: str, arm: Arm, log: Path, number: int = number, mechanism: Mechanism = mechanism
+        ) -> Predictions:
+            run = arm.run(f"{mechanism.effect} {name}", log, mechanism.epochs, seed)
+            return _predictions(run, folder / f"{number}-{name}", group)
+
+        on, off = trained("on", mechanism.on, log), trained("off", mechanism.off, log)
+        blind = None if placebo is None else _auc(trained("placebo", mechanism.on, log_of(placebo)))
+        yield Found(mechanism, best_metrics(log)["auc"], compare([off], [on], replicates=400), blind)
+
+
+def _auc(predictions: Predictions) -> float:
+    return auc(predictions.label, predictions.logit)
 
 
 def _predictions(run: Run, folder: Path, group: Group) -> Predictions:
@@ -240,9 +274,13 @@ def _predictions(run: Run, folder: Path, group: Group) -> Predictions:
 
 
 def _emit(emit: Emit, found: Found) -> None:
-    mechanism, auc = found.mechanism, found.comparison.difference("auc")
+    mechanism, difference = found.mechanism, found.comparison.difference("auc")
     case = f"{mechanism.effect}: {mechanism.model}, {mechanism.switch}"
     emit("mechanisms", case, "test AUC with", found.on, "", baseline=found.best)
     emit("mechanisms", case, "test AUC without", found.off, "", baseline=found.best)
     emit("mechanisms", case, "share of the best AUC's lead over 0.5, with", found.reached, "", goal=REACHED)
-    emit("mechanisms", case, "with - without", auc.difference, "", goal=TOLD_APART, min=auc.low, max=auc.high)
+    if found.placebo is not None:
+        blind = found.share(found.placebo)
+        emit("mechanisms", case, "share of that lead, with, where there is nothing to read", blind, "", goal=BLIND)
+    goal, found_by = TOLD_APART if mechanism.apart else None, difference.difference
+    emit("mechanisms", case, "with - without", found_by, "", goal=goal, min=difference.low, max=difference.high)

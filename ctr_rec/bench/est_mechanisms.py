@@ -1,0 +1,79 @@
+"""EST's mechanisms: each planted effect of alike content with what reads it, without that, and with a placebo.
+
+The placebo: the same model on the same clicks, with every item's content vector swapped for another's. As in
+mechanisms.py. Where EST reads a request's scene by the own query of its token, the other arm is full attention, which
+must see it too: the paper claims the same for less.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ctr_rec.batch.config import Channel
+from ctr_rec.batch.planted import SyntheticConfig
+from ctr_rec.bench.mechanisms import NO_TIME, SMALL_MLP, Arm, Mechanism, run_all
+from ctr_rec.bench.record import Emit
+from ctr_rec.layers.behaviours import BehaviourSettings
+from ctr_rec.layers.retrieval import RetrievalSettings
+from ctr_rec.layers.token_inputs import TokenSettings
+from ctr_rec.models.baselines.full_attention import FullAttentionConfig
+from ctr_rec.models.est.tower import ESTConfig
+
+RECENT = 20
+WORLD: dict[str, Any] = {
+    "users": 600,
+    "items": 20_000,
+    "requests_per_user": 16,
+    "requests_sigma": 0.4,
+    "spread": 0.0,
+    "clusters": 24,
+    "content_dim": 32,
+    "recent": RECENT,
+}
+CHANNELS = {"recent": Channel(last=RECENT), "lifelong": Channel(last=5_000)}
+RETRIEVAL = RetrievalSettings(channel="lifelong", most=50, feature="content")
+# Item ids are seen too seldom to be learnt; what is left of an item is its group.
+NO_ITEM = ("item",)
+LR = 4e-3
+
+
+def _tokens(**settings: Any) -> TokenSettings:
+    plain = BehaviourSettings(use_action=False)
+    return TokenSettings(width=32, content="content", context=NO_TIME, behaviour=plain, **settings)
+
+
+def _est(layers: int = 1, csa: bool = False, **tokens: Any) -> Arm:
+    tower = ESTConfig(tokens=_tokens(**tokens), layers=layers, csa=csa, mlp=SMALL_MLP)
+    return Arm(tower, CHANNELS, NO_ITEM, lr=LR)
+
+
+def est_mechanisms() -> list[Mechanism]:
+    """Every planted effect that EST has a mechanism for."""
+    full = Arm(FullAttentionConfig(tokens=_tokens(), layers=1, mlp=SMALL_MLP), CHANNELS, NO_ITEM, lr=LR)
+    return [
+        _row(
+            "lifelong_taste",
+            4.0,
+            "retrieval of the lifelong history (GSU)",
+            _est(simtier=True, retrieval=RETRIEVAL),
+            _est(simtier=True),
+            {"onboarding": 160, "episode": 8, "enough": 8},
+        ),
+        _row("content_interest", 2.0, "tiers of likeness (SimTier)", _est(simtier=True), _est(), {"per_family": 3}),
+        _row("neighbour_context", 3.0, "neighbours by content (CSA)", _est(2, csa=True), _est(2), {}),
+        _row("token_interaction", 3.0, "LCA, not full attention", _est(), full, {"scenes": 4}, apart=False),
+    ]
+
+
+def _row(
+    effect: str, strength: float, switch: str, on: Arm, off: Arm, world: dict[str, Any], apart: bool = True
+) -> Mechanism:
+    own, other = (SyntheticConfig(**WORLD, **world, content=content) for content in ("own", "shuffled"))
+    return Mechanism(effect, strength, "EST", switch, on, off, own, 8, placebo=other if apart else None, apart=apart)
+
+
+def run(emit: Emit, log: Path | None = None) -> None:
+    """As mechanisms.run, for EST alone. `log` is not used."""
+    del log
+    run_all(emit, est_mechanisms())

@@ -1,0 +1,62 @@
+"""EST's mechanisms: planted alone, one switch apart, a placebo beside. Training is `ctr-rec bench est_mechanisms`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ctr_rec.batch.planted_content import ContentEffects
+from ctr_rec.bench.est_mechanisms import est_mechanisms
+from ctr_rec.bench.mechanisms import Mechanism
+from ctr_rec.models.baselines.full_attention import FullAttentionConfig
+from ctr_rec.models.est.tower import ESTConfig
+from ctr_rec.prepare.synthetic import write_log
+
+ROWS = {m.effect: m for m in est_mechanisms()}
+
+
+def test_every_effect_of_content_has_a_row_and_stands_alone() -> None:
+    assert set(ROWS) == set(ContentEffects.model_fields)
+    for mechanism in ROWS.values():
+        strengths = mechanism.settings.effects.model_dump()
+        assert [name for name, value in strengths.items() if value] == [mechanism.effect]
+
+
+@pytest.mark.parametrize(
+    ("effect", "switch"),
+    [("lifelong_taste", "retrieval"), ("content_interest", "simtier"), ("neighbour_context", "csa")],
+)
+def test_arms_train_alike_and_differ_in_one_switch_of_est(effect: str, switch: str) -> None:
+    mechanism = ROWS[effect]
+    on, off = (arm.run("name", Path("log"), mechanism.epochs, seed=1) for arm in (mechanism.on, mechanism.off))
+    assert on.model_copy(update={"tower": off.tower}) == off
+    assert isinstance(on.tower, ESTConfig)
+    a, b = ({**(dump := run.tower.model_dump()), **dump["tokens"]} for run in (on, off))
+    assert {name for name in a if a[name] != b[name]} - {"tokens"} == {switch}
+    assert a[switch] and not b[switch]
+
+
+def test_full_attention_stands_beside_est_with_the_same_tokens() -> None:
+    on, off = ROWS["token_interaction"].on.tower, ROWS["token_interaction"].off.tower
+    assert isinstance(on, ESTConfig)
+    assert isinstance(off, FullAttentionConfig)
+    assert (on.tokens, on.layers, on.mlp) == (off.tokens, off.layers, off.mlp)
+    assert not ROWS["token_interaction"].apart
+
+
+@pytest.mark.parametrize("mechanism", [m for m in ROWS.values() if m.placebo is not None], ids=lambda m: m.effect)
+def test_a_placebo_has_the_same_clicks_and_other_contents(mechanism: Mechanism, tmp_path: Path) -> None:
+    settings = (mechanism.settings, mechanism.placebo_settings)
+    found = []
+    for name, one in zip(("own", "placebo"), settings, strict=True):
+        assert one is not None
+        few = one.model_copy(update={"users": 30, "items": 300})
+        write_log(few, tmp_path / f"raw-{name}", tmp_path / name)
+        events = pl.read_parquet(tmp_path / name / "events" / "*.parquet").sort(pl.all().exclude("^.*content.*$"))
+        found.append((events, pl.read_parquet(tmp_path / name / "items" / "*.parquet")))
+    (own, own_items), (other, other_items) = found
+    assert own.equals(other)
+    assert own_items.drop("content").equals(other_items.drop("content"))
+    assert not own_items["content"].equals(other_items["content"])
