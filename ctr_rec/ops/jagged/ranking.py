@@ -10,9 +10,12 @@ Legend: B, Q, K problems, queries and keys of a bucket; R rows, C width.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.weak import WeakTensorKeyDictionary
 
 STEPS = 1 << 28
 """Steps of a cosine between 0 and 1 in a rank."""
@@ -22,9 +25,26 @@ NOTHING = -1
 """Rank of a pair that does not count."""
 
 
+# Of tensors that are alive: their version, and what `unit` made of them. Every sequence and mechanism of a model asks for
+# a batch's contents.
+_made: MutableMapping[Tensor, tuple[int, tuple[Tensor, Tensor]]] = WeakTensorKeyDictionary()
+
+
 def unit(x_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of length 1 in float64, rounded to 2^-25, and which rows have a direction at all: bool [R]."""
-    x_RC = x_RC.detach().to(torch.float64)
+    """Rows of length 1 in float64, rounded to 2^-25, and which rows have a direction at all: bool [R].
+
+    Made once for a tensor, for as long as it lives and is not written to; not to be written over.
+    """
+    if x_RC.is_inference():  # has no version
+        return _unit(x_RC.to(torch.float64))
+    version, made = _made.get(x_RC, (-1, None))
+    if made is None or version != x_RC._version:
+        made = _unit(x_RC.detach().to(torch.float64))
+        _made[x_RC] = x_RC._version, made
+    return made
+
+
+def _unit(x_RC: Tensor) -> tuple[Tensor, Tensor]:
     unit_RC = normalize(x_RC, dim=1, eps=torch.finfo(torch.float64).tiny)
     return unit_RC.mul_(_GRID).round_().div_(_GRID), x_RC.ne(0).any(dim=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ctr_rec.ops.jagged import ranking
 from ctr_rec.ops.jagged.ranking import NOTHING, largest, place_of, rank_of, similarity_of, unit
 
 
@@ -23,6 +24,32 @@ def test_rows_without_a_direction() -> None:
     found, has = unit(torch.tensor([[0.0, 0.0], [1e-30, 0.0], [3.0, 4.0]]))
     assert has.tolist() == [False, True, True]
     torch.testing.assert_close(found, torch.tensor([[0, 0], [1, 0], [0.6, 0.8]]).double(), atol=1e-7, rtol=0)
+
+
+def test_units_are_made_once_for_a_tensor_and_again_when_it_changes() -> None:
+    x, equal = torch.randn(4, 3), torch.zeros(4, 3)
+    equal.copy_(x)
+    first = unit(x)[0]
+    assert unit(x)[0] is first
+    assert unit(equal)[0] is not first
+    x[0] = torch.tensor([0.0, 0.0, 2.0])
+    assert unit(x)[0][0].tolist() == [0.0, 0.0, 1.0]
+
+
+def test_units_of_inference_tensors() -> None:
+    with torch.inference_mode():
+        x = torch.tensor([[3.0, 4.0]])
+        x.mul_(2)
+        torch.testing.assert_close(unit(x)[0], torch.tensor([[0.6, 0.8]]).double(), atol=1e-7, rtol=0)
+
+
+def test_units_go_with_their_tensor() -> None:
+    before = len(ranking._made)
+    x = torch.randn(4, 3)
+    unit(x)
+    assert len(ranking._made) == before + 1
+    del x
+    assert len(ranking._made) == before
 
 
 def test_ranks_order_by_cosine_then_place() -> None:
