@@ -25,7 +25,7 @@ NOTHING = -1
 """Rank of a pair that does not count."""
 
 
-# Of tensors that are alive: their version, and what `unit` made of them. Every sequence and mechanism of a model asks for
+# Of tensors that are alive: their version and what `unit` made of them. All sequences and mechanisms of a model ask for
 # a batch's contents.
 _made: MutableMapping[Tensor, tuple[int, tuple[Tensor, Tensor]]] = WeakTensorKeyDictionary()
 
