@@ -274,7 +274,7 @@ class History:
         self._config, self._world = config, world
         self._favourite = world.favourite[user_U]
         self._traces = [_TraceState(trace, users) for trace in planted_traces(config, world)]
-        self._alike = content_history(config, config.effects, world.clusters, world.group, world.taste, users)
+        self._alike = content_history(config, config.effects, world.clusters, world.taste, users)
         self._last = np.full((users, config.nth), -1, np.int64)  # newest first
         self._known = np.zeros((users, 0), np.int64)
         self._item = np.zeros((users, 0), np.int64)

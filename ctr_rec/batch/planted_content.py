@@ -3,14 +3,16 @@
 With `clusters` the items' content vectors are unit vectors around cluster centres. Two items of one cluster are *alike*
 (cosine about 1 / (1 + content_noise^2)), items of different clusters of one family have about half of it, all others
 about 0; clusters know nothing of groups. Let R be the newest `recent` events that an impression sees, F all visible
-ones before them, i the candidate, x_i its taste vector, G the number of groups, and s_k = 1 or -1 for an item k of an
-even or odd group, less the mean over groups. The effects, each times its strength, are
+ones before them, i the candidate, x_i its taste vector and G the number of groups. The effects, each times its
+strength, are
 
     lifelong_taste     min(n, enough) / enough - 1/2 with n the events of F alike i; 0 while F is empty
     content_interest   [log(1 + a) - log(1 + |R| p_a)] - [log(1 + b) - log(1 + |R| p_b)] with b events of R alike i, a
                        of another cluster of its family, and p_b, p_a the shares of such items: a near event draws,
                        one that is alike bores; a function of the histogram of cosines
-    neighbour_context  sum over pairs j, k of R, j not k, alike each other, of (x_i . x_j - 1/G) s_k / sqrt(recent)
+    neighbour_context  sum over j of R of (x_i . x_j - 1/G) (n_j - (|R| - 1) p_j) / sqrt(recent) with n_j other events
+                       of R alike j, p_j the share of such items: what a user came back to counts, what was met once
+                       counts against
     token_interaction  sum over j of R of (x_i . x_j - 1/G) (scenes [scene of j is the request's] - 1) / sqrt(recent)
 
 The far past differs from the recent one by `episode`: follows, which lie before everything else, then come in runs of
@@ -168,12 +170,12 @@ def make_past(
 
 
 def content_history(
-    settings: ContentSettings, effects: ContentEffects, clusters: Clusters, group: Int64, taste: Float64, users: int
+    settings: ContentSettings, effects: ContentEffects, clusters: Clusters, taste: Float64, users: int
 ) -> ContentHistory | None:
     """None where no effect reads it. Parameters: see ContentHistory."""
     if not any(getattr(effects, name) for name in ContentEffects.model_fields):
         return None
-    return ContentHistory(settings, effects, clusters, group, taste, users)
+    return ContentHistory(settings, effects, clusters, taste, users)
 
 
 class ContentHistory:
@@ -184,18 +186,15 @@ class ContentHistory:
         settings: ContentSettings,
         effects: ContentEffects,
         clusters: Clusters,
-        group: Int64,
         taste: Float64,
         users: int,
     ) -> None:
-        """group: of each item, int64 [I]. taste: of each item [I, G]."""
+        """taste: of each item [I, G]."""
         self._settings, self._effects, self._clusters, self._taste = settings, effects, clusters, taste
         self._item = np.full((users, settings.recent), -1, np.int64)  # a ring: event e of a user is at e mod recent
         self._scene = np.zeros((users, settings.recent), np.int64)
         self._seen = np.zeros(users, np.int64)
         self._of_cluster = np.zeros((users, max(settings.clusters, 1)), np.int64)
-        parity = np.where(np.arange(taste.shape[1]) % 2 == 0, 1.0, -1.0)
-        self._sign = (parity - parity.mean())[group]
         cluster, family = clusters.cluster, clusters.family
         self._share_alike = np.bincount(cluster)[cluster] / len(cluster)
         self._share_near = np.bincount(family)[family] / len(family) - self._share_alike
@@ -241,13 +240,13 @@ class ContentHistory:
         return count, akin.sum(axis=2) - count
 
     def _neighbours(self, n: int) -> Float64:
-        """Sum of the signs of the other events of the window that are alike each of it. [n, R]."""
+        """How many other events of the window are alike each of it, less how many would be by chance. [n, R]."""
         item_UR = self._item[:n]
-        cluster_UR = self._clusters.cluster[item_UR]
-        sign_UR = np.where(item_UR >= 0, self._sign[item_UR], 0.0)
+        there_UR, cluster_UR = item_UR >= 0, self._clusters.cluster[item_UR]
         total_UK = np.zeros((n, self._settings.clusters))
-        np.add.at(total_UK, (np.arange(n)[:, None], cluster_UR), sign_UR)
-        return np.take_along_axis(total_UK, cluster_UR, axis=1) - sign_UR
+        np.add.at(total_UK, (np.arange(n)[:, None], cluster_UR), there_UR)
+        others_U = there_UR.sum(axis=1, keepdims=True) - 1
+        return np.take_along_axis(total_UK, cluster_UR, axis=1) - 1 - others_U * self._share_alike[item_UR]
 
     def _matches(self, item_UC: Int64, weight_UR: Float64) -> Float64:
         """Weighted sum over the window of what taste has in common with the candidate, over sqrt(recent). [n, C]."""

@@ -39,7 +39,7 @@ LR = 4e-3
 
 
 def _tokens(**settings: Any) -> TokenSettings:
-    plain = BehaviourSettings(use_action=False)
+    plain = BehaviourSettings(use_action=False, use_order=False, use_age=False)
     return TokenSettings(width=32, content="content", context=NO_TIME, behaviour=plain, **settings)
 
 

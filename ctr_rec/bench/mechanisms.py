@@ -49,17 +49,20 @@ NO_IDS = ("item", "content")
 
 @dataclass(frozen=True)
 class Arm:
-    """tower, channels, features left out and the dense learning rate: what a run is made of beside the log."""
+    """tower, channels, features left out, the dense learning rate and impressions of a batch: what a run is made of
+    beside the log. Packed towers have batches of tokens.
+    """
 
     tower: TowerConfig
     channels: dict[str, Channel]
     exclude: tuple[str, ...] = NO_IDS
     lr: float = 1e-2
+    impressions: int = 1_024
 
     def run(self, name: str, log: Path, epochs: int, seed: int) -> Run:
         """The whole run on a prepared log."""
         packed = self.tower.filling is Filling.PACKED
-        batches = Packed(tokens=2_048, context=256) if packed else Pointwise(impressions=1_024)
+        batches = Packed(tokens=2_048, context=256) if packed else Pointwise(impressions=self.impressions)
         return Run(
             name=name,
             data=DataConfig(log=str(log), label=LABEL, batches=batches, channels=self.channels),

@@ -62,10 +62,6 @@ def statistics(config: SyntheticConfig, world: World, events: Events, content: F
     def taste(event: int) -> float:
         return float(world.taste[me] @ world.taste[events.item[event]]) - 1 / config.groups
 
-    def sign(event: int) -> float:
-        mean = sum((-1) ** g for g in range(config.groups)) / config.groups
-        return (-1) ** int(world.group[events.item[event]]) - mean
-
     found = dict.fromkeys(ALONE, 0.0)
     if len(far):
         n = sum(alike(me, events.item[e]) for e in far)
@@ -74,8 +70,11 @@ def statistics(config: SyntheticConfig, world: World, events: Events, content: F
     everything = unit @ unit[me]
     p_a, p_b = ((everything > 0.25) & (everything <= 0.72)).mean(), (everything > 0.72).mean()
     found["content_interest"] = np.log1p(a) - np.log1p(len(recent) * p_a) - np.log1p(b) + np.log1p(len(recent) * p_b)
-    pairs = [(j, k) for j in recent for k in recent if j != k and alike(events.item[j], events.item[k])]
-    found["neighbour_context"] = sum(taste(j) * sign(k) for j, k in pairs) / np.sqrt(config.recent)
+    found["neighbour_context"] = 0.0
+    for j in recent:
+        count = sum(alike(events.item[j], events.item[k]) for k in recent if k != j)
+        by_chance = (len(recent) - 1) * (unit @ unit[events.item[j]] > 0.72).mean()
+        found["neighbour_context"] += taste(j) * (count - by_chance) / np.sqrt(config.recent)
     here = [config.scenes * (events.scene[j] == events.scene[of]) - 1 for j in recent]
     found["token_interaction"] = sum(w * taste(j) for w, j in zip(here, recent, strict=True)) / np.sqrt(config.recent)
     return found
