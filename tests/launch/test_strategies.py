@@ -7,7 +7,8 @@ import pytest
 from ctr_rec.config import load_recipe, override
 from ctr_rec.train.run import Run
 from ctr_rec.train.strategies import stages
-from launch.cards import dual_loss, sts
+from launch.cards import dual_loss, est_epochs, sts
+from launch.cards.curves import Curve
 from launch.cards.jobs import Trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +18,8 @@ def _jobs() -> dict[str, Trained]:
     found = {f"sts, {arm.name}": arm.job(arm.rates[0], 1, True) for arm in sts.ARMS}
     for name, (arm, more) in sts.LONG.items():
         found[f"sts epochs, {name}"] = sts.Arm(name, arm.recipe, arm.settings).job("0.05", 1, False, more)
-    return found | {f"dual, {arm.name}": arm.job(1) for arm in dual_loss.ARMS}
+    found |= {f"dual, {arm.name}": arm.job(1) for arm in dual_loss.ARMS}
+    return found | {f"EST's epochs, {arm}": est_epochs.job(arm, 1) for arm in est_epochs.ARMS}
 
 
 JOBS = _jobs()
@@ -30,6 +32,29 @@ def test_an_arm_is_a_run_that_its_strategy_accepts(name: str, monkeypatch: pytes
     run = override(load_recipe(job.recipe, Run), [f"{key}={value}" for key, value in job.settings.items()])
     assert stages(run)
     assert job.beside == (run.beside is not None and bool(job.scored))
+
+
+def test_epochs_of_est_begin_again_where_the_arm_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    begin = {}
+    for arm in est_epochs.ARMS:
+        job = est_epochs.job(arm, 1)
+        run = override(load_recipe(job.recipe, Run), [f"{key}={value}" for key, value in job.settings.items()])
+        begin[arm] = [stage.restart and stage.restart.fresh for stage in stages(run) if stage.restart is not None]
+        assert (run.warm_start is not None) == arm.startswith("warm")
+    assert begin == {
+        "warm, tables go on": [],
+        "warm, back to the start": [None] * 4,
+        "warm, then drawn anew": [1, 2, 3, 4],
+        "cold, tables go on": [],
+    }
+
+
+def test_the_table_of_epochs_pairs_the_best_later_one_with_the_first() -> None:
+    curves = [Curve((1, 2, 3, 4, 5), (0.6, 0.7, 0.65, 0.6, 0.5)), Curve((1, 2, 3, 4, 5), (0.7, 0.76, 0.65, 0.6, 0.5))]
+    row = est_epochs.table({"arm": curves}).splitlines()[2]
+    assert row.startswith("| arm | 0.6500 ± 0.0707 | 0.7300 ± 0.0424 |")
+    assert row.endswith("| +0.0800 ± 0.0283 |")
 
 
 def test_arms_have_folders_of_their_own() -> None:
