@@ -146,6 +146,17 @@ card_option = click.option(
 )
 
 
+def said(texts: Sequence[str], option: str) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping. Raises UsageError for a text without a key or a value."""
+    found = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not key or not value:
+            raise click.UsageError(f"{option} expects KEY=VALUE, got {text!r}")
+        found[key] = value
+    return found
+
+
 def environment_of(run: Path) -> dict[str, Any]:
     """What a finished run was trained with and on, without its command line."""
     environment = json.loads((run / "environment.json").read_text())

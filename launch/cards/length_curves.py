@@ -22,7 +22,7 @@ import click
 
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.prepare.synthetic import best_metrics
-from launch.cards.jobs import Cut, Trained, card_option, config_of, environment_of, new_folder, run_all
+from launch.cards.jobs import Cut, Trained, card_option, config_of, environment_of, new_folder, run_all, said
 from launch.cards.length_plot import AT_TEST, RETRAINED, Panel, Point, draw, table
 
 ROOT = Path("runs/card_length_curves")
@@ -182,7 +182,7 @@ def main(
         entries = named_entries(logs[0], named)
         jobs = [Trained(entry.folder, "", scored=(split,)) for entry in entries]
     else:
-        jobs, entries = own_entries(root, logs, models, retrain, split, dict(text.split("=", 1) for text in sets))
+        jobs, entries = own_entries(root, logs, models, retrain, split, said(sets, "--set"))
     run_all(jobs)
     run_all([Cut(entry.folder, split, LENGTHS) for entry in entries if entry.arm == AT_TEST])
     write_card(entries, split, card)

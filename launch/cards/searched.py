@@ -26,7 +26,7 @@ from ctr_rec.config import load_recipe
 from ctr_rec.train.run import Run
 from launch.cards import cost
 from launch.cards.curves import curve_of
-from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all
+from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all, said
 from launch.cards.summary import Row, markdown, plot, read_row
 
 ROOT = Path("runs/card_searched")
@@ -106,17 +106,6 @@ def rows(searches: Sequence[Search], scorers: Sequence[Scored], name: str) -> li
     for search in searches:
         runs = [job.folder for job in search.seeds()]
         found.append(read_row(name, search.model, runs, None if search is searches[0] else reference))
-    return found
-
-
-def said(texts: Sequence[str], option: str) -> dict[str, str]:
-    """KEY=VALUE texts as a mapping. Raises UsageError for a text without a key or a value."""
-    found = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        if not key or not value:
-            raise click.UsageError(f"{option} expects KEY=VALUE, got {text!r}")
-        found[key] = value
     return found
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from ctr_rec.config import load_recipe, override
 from ctr_rec.train.run import Run
-from launch.cards.searched import EPOCHS, SEEDS, Search, points, said
+from launch.cards.jobs import said
+from launch.cards.searched import EPOCHS, SEEDS, Search, points
 
 ROOT = Path(__file__).resolve().parents[2]
 KUAIRAND = "launch/recipes/kuairand.py"

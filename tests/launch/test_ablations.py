@@ -1,41 +1,46 @@
-"""The card of GRAB's ablations: arms that differ as they say, and no sign where the log cannot tell."""
+"""The cards of ablations: arms that differ as they say, and no sign where the log cannot tell."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ctr_rec.evaluate.compare import compare
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.models.baselines.full_attention import FullAttentionConfig
+from ctr_rec.models.est.tower import ESTConfig
+from ctr_rec.models.ranker import Ranker
 from ctr_rec.schema.log import Kind, Side
 from ctr_rec.schema.table import SparseSpec, Table
 from data.movielens_1m.schema import SCHEMA
-from launch.cards.grab_ablations import (
-    ARMS,
-    PAPER,
-    POWER_80,
-    WHOLE,
-    Outcome,
-    arm_run,
-    dense_parameters,
-    detectable,
-    entries,
-    report,
-)
+from launch.cards import est_ablations
+from launch.cards.ablations import POWER_80, Outcome, detectable, entries, report
+from launch.cards.grab_ablations import FAMILY
+
+ROOT = Path(__file__).resolve().parents[2]
+WHOLE = FAMILY.whole
+FAMILIES = {"grab": FAMILY, **est_ablations.TABLES}
+ARMS = [(name, arm) for name, family in FAMILIES.items() for arm in family.arms]
 
 
-def _spec() -> SparseSpec:
-    """The recipe's inputs, with tables of a few rows, which no dense parameter depends on."""
-    run = arm_run(WHOLE)
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def dense_parameters(arm: str) -> int:
+    """Of an arm of GRAB, on the recipe's inputs with tables of a few rows, which no dense parameter depends on."""
+    run = FAMILY.run(arm)
     features = [f for f in SCHEMA.features if f.kind is not Kind.TEXT]
     sides = {side: tuple(f for f in features if f.side is side) for side in Side}
     bags = {f.table for f in sides[Side.USER]}
     names = sorted(f.table for f in features if f.table)
     dim = run.embedding.dim
-    return SparseSpec(
+    spec = SparseSpec(
         tables=tuple(Table(name=n, rows=3, dim=dim, init_std=0.1, bags=n in bags) for n in names),
         user=sides[Side.USER],
         item=sides[Side.ITEM],
@@ -44,28 +49,60 @@ def _spec() -> SparseSpec:
         num_actions=len(SCHEMA.actions),
         ticks_per_second=1,
     )
+    named = Ranker(spec, run.tower).named_parameters()
+    return sum(p.numel() for name, p in named if not name.startswith("front."))
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_is_a_recipe_that_builds_and_differs_from_the_whole(arm: str) -> None:
-    assert dense_parameters(arm, _spec()) > 0
-    assert (arm_run(arm) == arm_run(WHOLE)) == (arm == WHOLE)
+@pytest.mark.parametrize(("name", "arm"), ARMS)
+def test_every_arm_is_a_recipe_that_differs_from_the_whole(name: str, arm: str) -> None:
+    family = FAMILIES[name]
+    assert (family.run(arm) == family.run(family.whole)) == (arm == family.whole)
+
+
+def test_what_est_reads_of_content_is_what_the_arms_say() -> None:
+    read = {}
+    for arm in est_ablations.TABLES["content"].arms:
+        tower = est_ablations.TABLES["content"].run(arm).tower
+        assert isinstance(tower, ESTConfig)
+        tokens = tower.tokens
+        read[arm] = (tokens.side_information, tokens.simtier, tower.csa or tokens.retrieval is not None)
+    assert read == {
+        "ids": (False, False, False),
+        "side information": (True, False, False),
+        "SimTier": (False, True, False),
+        "SimTier and side information": (True, True, False),
+    }
+
+
+def test_every_block_of_full_attention_is_masked_in_one_arm() -> None:
+    family, masked = est_ablations.TABLES["blocks"], {}
+    for arm in family.arms:
+        tower = family.run(arm).tower
+        assert isinstance(tower, FullAttentionConfig)
+        masked[arm] = [block.name for block in tower.masked]
+    assert masked.pop("full_attention") == []
+    assert masked == {f"without <{a}, {b}>": [a + b] for a, b in ("BB", "BN", "NN", "NB")}
+
+
+@pytest.mark.parametrize("arm", FAMILY.arms)
+def test_every_arm_of_grab_builds(arm: str) -> None:
+    assert dense_parameters(arm) > 0
 
 
 def test_the_matched_arm_has_as_many_parameters_within_two_per_cent() -> None:
-    whole, matched = (dense_parameters(arm, _spec()) for arm in (WHOLE, "single_channel_matched"))
+    whole, matched = (dense_parameters(arm) for arm in (WHOLE, "single_channel_matched"))
     assert abs(matched / whole - 1) < 0.02
-    assert dense_parameters("single_channel", _spec()) < 0.6 * whole
+    assert dense_parameters("single_channel") < 0.6 * whole
 
 
 def test_what_is_compared_is_trained_alike() -> None:
-    found = entries(["no_time", WHOLE], "logs/x", 2, "valid")
+    found = entries(FAMILY, ["no_time", WHOLE], "logs/x", 2, "valid")
     assert [(one.arm, one.job.folder.name) for one in found[:2]] == [(WHOLE, "grab-1"), ("no_time", "no_time-1")]
     assert len(found) == 6
     whole, other = found[0].job, found[1].job
     assert other.settings == {**whole.settings, "tower.use_time": "false"}
     assert whole.scored == ("valid",), "test is not touched where the table is about validation"
-    assert entries([], "logs/x", 2, "test")[0].job.scored == ("valid", "test")
+    assert entries(FAMILY, [], "logs/x", 2, "test")[0].job.scored == ("valid", "test")
 
 
 def _runs(strength: float, noise: float = 0.0, seeds: int = 3, users: int = 150) -> list[Predictions]:
@@ -84,7 +121,7 @@ def _runs(strength: float, noise: float = 0.0, seeds: int = 3, users: int = 150)
 
 def _outcome(arm: str, runs: Sequence[Predictions], whole: Sequence[Predictions]) -> Outcome:
     comparison = None if arm == WHOLE else compare(whole, runs, (WHOLE, arm), "valid", replicates=200)
-    return Outcome(arm, 1234, (0.7, 0.71, 0.72), (0.6, 0.61, 0.62), comparison)
+    return Outcome(arm, 1234, 5e7, (0.7, 0.71, 0.72), (0.6, 0.61, 0.62), comparison)
 
 
 def test_a_difference_below_the_smallest_detectable_one_gets_no_sign() -> None:
@@ -94,15 +131,21 @@ def test_a_difference_below_the_smallest_detectable_one_gets_no_sign() -> None:
         _outcome("partial_only", _runs(0.5), whole),
         _outcome("no_position", _runs(1.0, noise=0.02), whole),
     ]
-    text = report(found, "logs/x", 2, "valid")
+    text = report(FAMILY, found, "logs/x", 2, "valid")
     lines = text.splitlines()
     assert lines[2].startswith("- smallest detectable difference of AUC (2.8 standard errors): ")
     first_row = next(number for number, line in enumerate(lines) if line.startswith("|"))
     assert first_row > 4, "what can be resolved is said before any figure"
-    partial, position = (next(line for line in lines if line.startswith(f"| {arm}")) for arm in PAPER if arm in text)
+    partial, position = (
+        next(line for line in lines if line.startswith(f"| {arm}")) for arm in ("partial_only", "no_position")
+    )
+        next(line for line in lines if line.startswith(f"| {arm}"))
+        for arm in FAMILY.arms
+        if arm != WHOLE and arm in text
+    )
     assert "not resolvable" not in partial
-    assert float(partial.split("|")[5]) < -1000
-    assert partial.split("|")[9].strip() == "-280"
+    assert float(partial.split("|")[6]) < -1000
+    assert partial.split("|")[10].strip() == "-280"
     assert position.count("not resolvable") == 2
 
 
@@ -125,6 +168,7 @@ def test_one_seed_has_the_error_of_users_alone() -> None:
     assert detectable(found, "auc")["partial_only"] == pytest.approx(POWER_80 * (one.high - one.low) / (2 * 1.959964))
 
 
-def test_every_row_of_the_papers_table_is_an_arm() -> None:
-    assert PAPER.keys() < ARMS.keys()
-    assert sorted(PAPER.values()) == [-280, -48, -29, -29, -23, -4, -4]
+def test_every_row_of_the_papers_tables_is_an_arm() -> None:
+    said = {name: sorted(arm.paper for arm in family.arms.values() if arm.paper) for name, family in FAMILIES.items()}
+    assert said["grab"] == sorted(["-280", "-48", "-29", "-29", "-23", "-4", "-4"])
+    assert {name: len(of) for name, of in said.items()} == {"grab": 7, "blocks": 4, "content": 3, "mechanisms": 3}

@@ -1,0 +1,105 @@
+"""EST's tables 1, 2 and 4, ours beside the paper's, and what a log can resolve.
+
+    python -m launch.cards.est_ablations --table mechanisms --card launch/records/NAME
+    python -m launch.cards.est_ablations --table content --log LOG --set data.label=is_click --card launch/records/NAME
+
+blocks (Table 1): full attention, retrained with one block of its attention masked; `ctr-rec inspect blocks` masks them
+at test. content (Table 2): what content buys a model of ids, as side information, as tiers of likeness, or both.
+mechanisms (Table 4): EST without CSA and full attention; [ours] EST without retrieval and without tiers. The log is one
+with content, see launch/recipes/est.py. Arms have the sizes of the card of EST's table. Runs of other --set go below
+another --root. See ablations.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from launch.cards.ablations import Arm, Family, make_card
+from launch.cards.jobs import card_option, said
+
+ROOT = Path("runs/card_est_ablations")
+RECIPES = "launch/recipes/est.py"
+SIZES = {
+    "data.batches.impressions": "512",
+    "data.channels.recent.last": "20",
+    "tower.tokens.width": "32",
+    "tower.tokens.retrieval": '{"channel": "lifelong", "most": 20, "feature": "content"}',
+    "dense.lr": "4e-3",
+    "validation.patience": "null",
+}
+# A model of ids reads no content: its long history is not searched, as EST's ID model is no more than that [ours].
+IDS = {"tower.csa": "false", "tower.tokens.simtier": "false", "tower.tokens.retrieval": "null"}
+TIERS = {**IDS, "tower.tokens.simtier": "true"}
+SIDE = {"tower.tokens.side_information": "true"}
+
+
+def _masked(block: str) -> dict[str, str]:
+    return {"tower.masked": f'["{block}"]'}
+
+
+TABLES = {
+    "blocks": Family(
+        recipes=RECIPES,
+        whole="full_attention",
+        paper="paper, AUC / GAUC",
+        root=ROOT / "blocks",
+        shared=SIZES,
+        arms={
+            "full_attention": Arm("full_attention"),
+            "without <B, B>": Arm("full_attention", _masked("bb"), "-0.01 / -0.00 %"),
+            "without <B, N>": Arm("full_attention", _masked("bn"), "-0.03 / -0.02 %"),
+            "without <N, N>": Arm("full_attention", _masked("nn"), "-0.03 / -0.02 %"),
+            "without <N, B>": Arm("full_attention", _masked("nb"), "-0.20 / -0.20 %"),
+        },
+    ),
+    "content": Family(
+        recipes=RECIPES,
+        whole="ids",
+        paper="paper, AUC / GAUC",
+        root=ROOT / "content",
+        shared=SIZES,
+        arms={
+            "ids": Arm("est", IDS),
+            "side information": Arm("est", {**IDS, **SIDE}, "+0.44 / +0.89 %"),
+            "SimTier": Arm("est", TIERS, "+1.18 / +1.58 %"),
+            "SimTier and side information": Arm("est", {**TIERS, **SIDE}, "+0.95 / +1.47 %"),
+        },
+    ),
+    "mechanisms": Family(
+        recipes=RECIPES,
+        whole="est",
+        paper="paper, AUC / GAUC, over full attention",
+        root=ROOT / "mechanisms",
+        shared=SIZES,
+        arms={
+            "est": Arm("est", {}, "+0.17 / +0.14 %"),
+            "without CSA": Arm("est", {"tower.csa": "false"}, "-0.01 / -0.03 %"),
+            "full attention": Arm("full_attention", {}, "0"),
+            "without SimTier": Arm("est", {"tower.tokens.simtier": "false"}),
+            "without retrieval": Arm("est", {"tower.tokens.retrieval": "null"}),
+        },
+    ),
+}
+
+
+@click.command()
+@click.option("--table", type=click.Choice(list(TABLES)), required=True)
+@click.option("--log", default="logs/movielens_1m_early_content", help="A log prepared with content.")
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", help="What the table is about.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Setting of every arm.")
+@click.option("--root", type=click.Path(path_type=Path), help="Of the runs.")
+@card_option
+def main(table: str, log: str, epochs: int, split: str, sets: tuple[str, ...], root: Path | None, card: Path) -> None:
+    """Run what is not done yet, print the report and write the card."""
+    family = TABLES[table]
+    shared = {**family.shared, **said(sets, "--set")}
+    family = dataclasses.replace(family, shared=shared, root=root or family.root)
+    make_card(family, list(family.arms), log, epochs, split, card)
+
+
+if __name__ == "__main__":
+    main()
