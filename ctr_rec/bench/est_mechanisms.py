@@ -35,7 +35,10 @@ CHANNELS = {"recent": Channel(last=RECENT), "lifelong": Channel(last=5_000)}
 RETRIEVAL = RetrievalSettings(channel="lifelong", most=50, feature="content")
 # Item ids are seen too seldom to be learnt; what is left of an item is its group.
 NO_ITEM = ("item",)
-LR = 4e-3
+# Tiers of likeness are learnt in the first steps. What needs a match of learnt vectors stays where it began for a
+# thousand steps and then leaps, so it has small batches and a large rate.
+TIERS: dict[str, Any] = {"lr": 4e-3}
+MATCHES: dict[str, Any] = {"lr": 1e-2, "impressions": 256}
 
 
 def _tokens(**settings: Any) -> TokenSettings:
@@ -43,34 +46,31 @@ def _tokens(**settings: Any) -> TokenSettings:
     return TokenSettings(width=32, content="content", context=NO_TIME, behaviour=plain, **settings)
 
 
-def _est(layers: int = 1, csa: bool = False, **tokens: Any) -> Arm:
+def _est(how: dict[str, Any], layers: int = 1, csa: bool = False, **tokens: Any) -> Arm:
     tower = ESTConfig(tokens=_tokens(**tokens), layers=layers, csa=csa, mlp=SMALL_MLP)
-    return Arm(tower, CHANNELS, NO_ITEM, lr=LR)
+    return Arm(tower, CHANNELS, NO_ITEM, **how)
 
 
 def est_mechanisms() -> list[Mechanism]:
     """Every planted effect that EST has a mechanism for."""
-    full = Arm(FullAttentionConfig(tokens=_tokens(), layers=1, mlp=SMALL_MLP), CHANNELS, NO_ITEM, lr=LR)
+    full = Arm(FullAttentionConfig(tokens=_tokens(), layers=1, mlp=SMALL_MLP), CHANNELS, NO_ITEM, **MATCHES)
+    far: dict[str, Any] = {"onboarding": 160, "episode": 8, "enough": 8}
+    retrieved, tiers = _est(TIERS, simtier=True, retrieval=RETRIEVAL), _est(TIERS, simtier=True)
+    near, alone = _est(MATCHES, 2, csa=True), _est(MATCHES, 2)
     return [
-        _row(
-            "lifelong_taste",
-            4.0,
-            "retrieval of the lifelong history (GSU)",
-            _est(simtier=True, retrieval=RETRIEVAL),
-            _est(simtier=True),
-            {"onboarding": 160, "episode": 8, "enough": 8},
-        ),
-        _row("content_interest", 2.0, "tiers of likeness (SimTier)", _est(simtier=True), _est(), {"per_family": 3}),
-        _row("neighbour_context", 3.0, "neighbours by content (CSA)", _est(2, csa=True), _est(2), {}),
-        _row("token_interaction", 3.0, "LCA, not full attention", _est(), full, {"scenes": 4}, apart=False),
+        _row("lifelong_taste", 4.0, "retrieval of the lifelong history (GSU)", retrieved, tiers, far, 3),
+        _row("content_interest", 2.0, "tiers of likeness (SimTier)", tiers, _est(TIERS), {"per_family": 3}, 4),
+        _row("neighbour_context", 6.0, "neighbours by content (CSA)", near, alone, {}, 14),
+        _row("token_interaction", 3.0, "LCA, not full attention", _est(MATCHES), full, {"scenes": 4}, 14, apart=False),
     ]
 
 
 def _row(
-    effect: str, strength: float, switch: str, on: Arm, off: Arm, world: dict[str, Any], apart: bool = True
+    effect: str, strength: float, switch: str, on: Arm, off: Arm, world: dict[str, Any], epochs: int, apart: bool = True
 ) -> Mechanism:
     own, other = (SyntheticConfig(**WORLD, **world, content=content) for content in ("own", "shuffled"))
-    return Mechanism(effect, strength, "EST", switch, on, off, own, 8, placebo=other if apart else None, apart=apart)
+    placebo = other if apart else None
+    return Mechanism(effect, strength, "EST", switch, on, off, own, epochs, placebo=placebo, apart=apart)
 
 
 def run(emit: Emit, log: Path | None = None) -> None:
