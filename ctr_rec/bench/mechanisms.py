@@ -237,8 +237,8 @@ class Found:
         """Of what the truth wins over a coin, the share that the model with the mechanism wins."""
         return self.share(self.on)
 
-    def share(self, auc: float) -> float:
-        return (auc - 0.5) / (self.best - 0.5)
+    def share(self, value: float) -> float:
+        return (value - 0.5) / (self.best - 0.5)
 
 
 def measure(chosen: Sequence[Mechanism], folder: Path, group: Group, seed: int = 1) -> Iterator[Found]:
@@ -253,27 +253,20 @@ def measure(chosen: Sequence[Mechanism], folder: Path, group: Group, seed: int =
             write_log(settings, folder / f"raw-{number}", logs[key])
         return logs[key]
 
+    def trained(arm: Arm, run: str, log: Path, epochs: int) -> Predictions:
+        fit(arm.run(run, log, epochs, seed), RunFolder(folder / run), group, resume=False)
+        return score(folder / run, "test", "best", None, group).predictions
+
     for number, mechanism in enumerate(chosen):
+        name, epochs = f"{number}-{mechanism.effect}", mechanism.epochs
         log, placebo = log_of(mechanism.settings), mechanism.placebo_settings
-
-        def trained(
-            name: str, arm: Arm, log: Path, number: int = number, mechanism: Mechanism = mechanism
-        ) -> Predictions:
-            run = arm.run(f"{mechanism.effect} {name}", log, mechanism.epochs, seed)
-            return _predictions(run, folder / f"{number}-{name}", group)
-
-        on, off = trained("on", mechanism.on, log), trained("off", mechanism.off, log)
-        blind = None if placebo is None else _auc(trained("placebo", mechanism.on, log_of(placebo)))
+        on = trained(mechanism.on, f"{name}-on", log, epochs)
+        off = trained(mechanism.off, f"{name}-off", log, epochs)
+        blind = None
+        if placebo is not None:
+            rows = trained(mechanism.on, f"{name}-placebo", log_of(placebo), epochs)
+            blind = auc(rows.label, rows.logit)
         yield Found(mechanism, best_metrics(log)["auc"], compare([off], [on], replicates=400), blind)
-
-
-def _auc(predictions: Predictions) -> float:
-    return auc(predictions.label, predictions.logit)
-
-
-def _predictions(run: Run, folder: Path, group: Group) -> Predictions:
-    fit(run, RunFolder(folder), group, resume=False)
-    return score(folder, "test", "best", None, group).predictions
 
 
 def _emit(emit: Emit, found: Found) -> None:
