@@ -76,4 +76,4 @@ def _row(
 def run(emit: Emit, log: Path | None = None) -> None:
     """As mechanisms.run, for EST alone. `log` is not used."""
     del log
-    run_all(emit, est_mechanisms())
+    run_all(emit, est_mechanisms(), "est_mechanisms")

@@ -95,4 +95,4 @@ def _row(
 def run(emit: Emit, log: Path | None = None) -> None:
     """As mechanisms.run, for GRAB alone. `log` is not used."""
     del log
-    run_all(emit, grab_mechanisms())
+    run_all(emit, grab_mechanisms(), "grab_mechanisms")

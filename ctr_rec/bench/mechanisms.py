@@ -37,7 +37,8 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 
 REACHED = ">= 0.9"
 TOLD_APART = ">= 0.02"
-BLIND = "<= 0.1"
+# The number of visible events alone has up to 0.09 of the lead of an effect of content (data/synthetic/README.md).
+BLIND = "<= 0.15"
 NO_TIME = ContextSettings(use_time=False)
 SHOWN = (SKIP, CLICK, LIKE)
 WORLD = SyntheticConfig(users=2_000, items=300, requests_per_user=16, requests_sigma=0.4, spread=0.0)
@@ -202,14 +203,14 @@ def mechanisms() -> list[Mechanism]:
 def run(emit: Emit, log: Path | None = None) -> None:
     """Emit, per mechanism, the test AUC of both arms beside the best, and their difference. `log` is not used."""
     del log
-    run_all(emit, mechanisms())
+    run_all(emit, mechanisms(), "mechanisms")
 
 
-def run_all(emit: Emit, chosen: Sequence[Mechanism]) -> None:
-    """Measures them in a temporary folder, one after another."""
+def run_all(emit: Emit, chosen: Sequence[Mechanism], bench: str) -> None:
+    """Measures them in a temporary folder, one after another. bench: whose records they are."""
     with tempfile.TemporaryDirectory() as folder, open_group("cpu") as group:
         for found in measure(chosen, Path(folder), group):
-            _emit(emit, found)
+            report(emit, found, bench)
 
 
 @dataclass(frozen=True)
@@ -269,14 +270,16 @@ def measure(chosen: Sequence[Mechanism], folder: Path, group: Group, seed: int =
         yield Found(mechanism, best_metrics(log)["auc"], compare([off], [on], replicates=400), blind)
 
 
-def _emit(emit: Emit, found: Found) -> None:
+def report(emit: Emit, found: Found, bench: str) -> None:
+    """A bench's records of one mechanism."""
     mechanism, difference = found.mechanism, found.comparison.difference("auc")
     case = f"{mechanism.effect}: {mechanism.model}, {mechanism.switch}"
-    emit("mechanisms", case, "test AUC with", found.on, "", baseline=found.best)
-    emit("mechanisms", case, "test AUC without", found.off, "", baseline=found.best)
-    emit("mechanisms", case, "share of the best AUC's lead over 0.5, with", found.reached, "", goal=REACHED)
+    emit(bench, case, "test AUC with", found.on, "", baseline=found.best)
+    emit(bench, case, "test AUC without", found.off, "", baseline=found.best)
+    emit(bench, case, "share of the best AUC's lead over 0.5, with", found.reached, "", goal=REACHED)
     if found.placebo is not None:
-        blind = found.share(found.placebo)
-        emit("mechanisms", case, "share of that lead, with, where there is nothing to read", blind, "", goal=BLIND)
-    goal, found_by = TOLD_APART if mechanism.apart else None, difference.difference
-    emit("mechanisms", case, "with - without", found_by, "", goal=goal, min=difference.low, max=difference.high)
+        blind = abs(found.share(found.placebo))
+        emit(bench, case, "share of that lead, with, where there is nothing to read", blind, "", goal=BLIND)
+    goal = TOLD_APART if mechanism.apart else None
+    value, low, high = difference.difference, difference.low, difference.high
+    emit(bench, case, "with - without", value, "", goal=goal, min=low, max=high)

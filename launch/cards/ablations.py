@@ -38,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Family:
-    """arms: by name; all are paired with `whole`, one of them. paper: what its table is about, for the last column.
+    """arms: by name; all are paired with `whole`, one of them. heading: of the column with the paper's figures.
 
     shared: settings of all arms. root: folder of the runs.
     """
@@ -46,7 +46,7 @@ class Family:
     recipes: str
     whole: str
     arms: Mapping[str, Arm]
-    paper: str
+    heading: str
     root: Path
     shared: Mapping[str, str] = field(default_factory=dict)
 
@@ -138,7 +138,8 @@ def report(family: Family, found: Sequence[Outcome], log: str, epochs: int, spli
     """What can be resolved comes first; a difference below it gets no sign."""
     smallest = {metric: detectable(found, metric) for metric in ("auc", "gauc")}
     seeds = max(len(one.auc) for one in found)
-    lines = [f"`{log}`, {split}, {epochs} epochs at most, {seeds} seeds. In units of 1e-5:", ""]
+    what = f"`{log}`, {split}, {epochs} epochs at most, {seeds} seeds"
+    lines = [f"{what}. Differences in 1e-5; GFLOPs per 60 candidates, without comparing contents.", ""]
     for metric, of in smallest.items():
         values = sorted(of.values())
         if values:
@@ -147,8 +148,8 @@ def report(family: Family, found: Sequence[Outcome], log: str, epochs: int, spli
     whole = family.whole
     lines += [
         "",
-        f"| arm | dense parameters | GFLOPs per 60 | AUC | GAUC | AUC - {whole} | detectable | GAUC - {whole} "
-        f"| detectable | {family.paper} |",
+        f"| arm | dense parameters | GFLOPs | AUC | GAUC | AUC - {whole} | detectable | GAUC - {whole} "
+        f"| detectable | {family.heading} |",
     ]
     lines += ["|---" * 10 + "|"]
     for one in found:
@@ -189,9 +190,9 @@ def make_card(family: Family, arms: Sequence[str], log: str, epochs: int, split:
     first = wanted[0].job.folder
     plain = {
         "environment": environment_of(first),
-        "config": config_of(first),
+        "configs": {one.arm: config_of(one.job.folder) for one in wanted},
         "detectable": {metric: detectable(found, metric) for metric in ("auc", "gauc")},
-        "arms": [{**one.plain(), "settings": dict(family.arms[one.arm].settings)} for one in found],
+        "arms": [one.plain() for one in found],
     }
     (card / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
     print(f"table and figures: {card}", flush=True)

@@ -14,7 +14,8 @@ from ctr_rec.inspect.figure import new_figure
 
 @dataclass(frozen=True)
 class Cost:
-    """dense: parameters of tower and head. request: FLOPs of one forward pass over 60 candidates of a user.
+    """dense: parameters of tower and head. request: FLOPs of one forward pass over 60 candidates of a user, without
+    comparing contents, which can be done ahead (retrieval, tiers of likeness, CSA's neighbours).
 
     gauc: of a split, one for each seed.
     """
@@ -53,8 +54,8 @@ def front(costs: Sequence[Cost]) -> list[Cost]:
 def table(costs: Sequence[Cost]) -> str:
     """Parameters, arithmetic, GAUC and whether the model is on the front, cheapest first."""
     best = front(costs)
-    lines = ["### Cost", "", "| model | dense parameters | GFLOPs per 60 candidates | GAUC | on the front |"]
-    lines.append("|---|---|---|---|---|")
+    lines = ["### Cost", "", "GFLOPs are per request of 60 candidates, without comparing contents.", ""]
+    lines += ["| model | dense parameters | GFLOPs | GAUC | on the front |", "|---|---|---|---|---|"]
     for one in sorted(costs, key=lambda c: c.request):
         on = "yes" if one in best else ""
         lines.append(f"| {one.model} | {one.dense:,} | {one.request / 1e9:.4f} | {one.mean:.4f} | {on} |")

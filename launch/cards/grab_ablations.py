@@ -23,7 +23,7 @@ ONE_CHANNEL = {"tower.channels": '{"all": {}}'}
 FAMILY = Family(
     recipes="launch/recipes/movielens.py",
     whole="grab",
-    paper="paper, AUC in 1e-5",
+    heading="paper, AUC in 1e-5",
     root=Path("runs/card_grab_ablations"),
     arms={
         "grab": Arm("grab"),

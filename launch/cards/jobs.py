@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 import click
 
 JOBS = int(os.environ.get("JOBS", "2"))
+OWN = ("data.log", "train.seed", "train.epochs")
+"""Settings of a run that a card of several logs, seeds or epochs chooses itself."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +148,19 @@ card_option = click.option(
 )
 
 
-def said(texts: Sequence[str], option: str) -> dict[str, str]:
-    """KEY=VALUE texts as a mapping. Raises UsageError for a text without a key or a value."""
-    found = {}
+def said(texts: Sequence[str], option: str, own: Collection[str] = ()) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping. Raises UsageError for a text without a key or a value, and for a key that was said
+    before or that the card sets itself: own.
+    """
+    found: dict[str, str] = {}
     for text in texts:
         key, _, value = text.partition("=")
         if not key or not value:
             raise click.UsageError(f"{option} expects KEY=VALUE, got {text!r}")
+        if key in found:
+            raise click.UsageError(f"{option} says {key} twice; say it once")
+        if key in own:
+            raise click.UsageError(f"{option} {key}: the card sets that itself; leave it out")
         found[key] = value
     return found
 

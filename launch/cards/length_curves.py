@@ -182,7 +182,7 @@ def main(
         entries = named_entries(logs[0], named)
         jobs = [Trained(entry.folder, "", scored=(split,)) for entry in entries]
     else:
-        jobs, entries = own_entries(root, logs, models, retrain, split, said(sets, "--set"))
+        jobs, entries = own_entries(root, logs, models, retrain, split, said(sets, "--set", ("data.log", "train.seed")))
     run_all(jobs)
     run_all([Cut(entry.folder, split, LENGTHS) for entry in entries if entry.arm == AT_TEST])
     write_card(entries, split, card)

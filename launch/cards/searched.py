@@ -7,8 +7,8 @@
 A trial is seed 1 at one point of the grid, judged by its best validation AUC; the best one's settings train the other
 seeds, and these alone score validation and test, once each. The first model is the one that the others are paired with.
 --grid names another grid, the same for all models, --set a setting of all runs. cost.svg sets GAUC against arithmetic.
-Stopped anywhere, the same command goes on. Runs lie below runs/card_searched/<name of the log>; with another grid or
-other settings, name another --root: what lies there counts as done.
+Stopped anywhere, the same command goes on. Runs lie below runs/card_searched/<name of the log>-<epochs>; with another
+grid or other settings, name another --root: what lies there counts as done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ctr_rec.config import load_recipe
 from ctr_rec.train.run import Run
 from launch.cards import cost
 from launch.cards.curves import curve_of
-from launch.cards.jobs import Scored, Trained, card_option, config_of, environment_of, new_folder, run_all, said
+from launch.cards.jobs import OWN, Scored, Trained, card_option, config_of, environment_of, new_folder, run_all, said
 from launch.cards.summary import Row, markdown, plot, read_row
 
 ROOT = Path("runs/card_searched")
@@ -130,9 +130,9 @@ def main(
 ) -> None:
     """Run what is not done yet and write the card."""
     name = Path(log).name
-    root = root or ROOT / name
+    root = root or ROOT / f"{name}-{epochs}"
     grid = {key: values.split(",") for key, values in said(axes, "--grid").items()} or None
-    settings = said(sets, "--set")
+    settings = said(sets, "--set", [*OWN, *(grid or {**POINTWISE, **PACKED})])
     searches = [Search(f"{recipes}:{model}", model, log, root, epochs, grid, settings) for model in models]
     scorers = [Scored(root / scorer, scorer, log) for scorer in SCORERS]
     run_all([*scorers, *(job for search in searches for job in search.trials())])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from ctr_rec.batch.planted_content import ContentEffects
 from ctr_rec.bench.est_mechanisms import est_mechanisms
-from ctr_rec.bench.mechanisms import Mechanism
+from ctr_rec.bench.mechanisms import BLIND, TOLD_APART, Found, Mechanism, report
+from ctr_rec.evaluate.compare import compare
+from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.models.baselines.full_attention import FullAttentionConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.prepare.synthetic import write_log
@@ -60,3 +64,29 @@ def test_a_placebo_has_the_same_clicks_and_other_contents(mechanism: Mechanism, 
     assert own.equals(other)
     assert own_items.drop("content").equals(other_items.drop("content"))
     assert not own_items["content"].equals(other_items["content"])
+
+
+def test_a_placebo_has_a_goal_and_what_need_not_be_told_apart_has_none() -> None:
+    rng = np.random.default_rng(0)
+    n, none = np.arange(400), np.zeros(400, np.int64)
+    label = (rng.random(400) < 0.5).astype(np.float32)
+    on, off = (
+        Predictions(n, n // 20, none, none, none, none.astype(bool), label, (k * label + rng.random(400)).astype("f4"))
+        for k in (0.4, 0.0)
+    )
+    goals: dict[str, dict[str, str | None]] = {}
+    for effect in ("content_interest", "token_interaction"):
+        row = ROWS[effect]
+        found = Found(row, 0.9, compare([off], [on], replicates=50), 0.44 if row.placebo is not None else None)
+
+        said: list[tuple[Any, ...]] = []
+        report(lambda *words, said=said, **more: said.append((*words, more)), found, "est_mechanisms")
+        for bench, _, name, value, _, more in said:
+            assert bench == "est_mechanisms"
+            goals.setdefault(effect, {})[name] = more.get("goal")
+            assert "nothing to read" not in name or value == pytest.approx(0.15), "as far below a coin as above it"
+    blind = "share of that lead, with, where there is nothing to read"
+    assert goals["content_interest"][blind] == BLIND
+    assert goals["content_interest"]["with - without"] == TOLD_APART
+    assert blind not in goals["token_interaction"]
+    assert goals["token_interaction"]["with - without"] is None

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from ctr_rec.config import load_recipe, override
 from ctr_rec.train.run import Run
-from launch.cards.jobs import said
-from launch.cards.searched import EPOCHS, SEEDS, Search, points
+from launch.cards.jobs import OWN, said
+from launch.cards.searched import EPOCHS, SEEDS, Search, main, points
 
 ROOT = Path(__file__).resolve().parents[2]
 KUAIRAND = "launch/recipes/kuairand.py"
@@ -72,3 +73,17 @@ def test_a_grid_and_settings_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_setting_without_key_or_value_is_refused(text: str) -> None:
     with pytest.raises(click.UsageError, match=f"--grid expects KEY=VALUE, got '{text}'"):
         said([text], "--grid")
+
+
+def test_what_a_card_sets_itself_is_refused() -> None:
+    with pytest.raises(click.UsageError, match=r"--set train\.seed: the card sets that itself; leave it out"):
+        said(["dense.clip=1", "train.seed=7"], "--set", OWN)
+    with pytest.raises(click.UsageError, match=r"--grid says dense\.lr twice; say it once"):
+        said(["dense.lr=1", "dense.lr=2"], "--grid")
+
+
+def test_a_setting_that_the_grid_moves_is_refused() -> None:
+    words = ["--recipes", f"{KUAIRAND}", "--log", "logs/x", "--model", "din", "--card", "runs/no-such-card"]
+    found = CliRunner().invoke(main, [*words, "--set", "dense.lr=1e-2"])
+    assert found.exit_code == 2
+    assert "--set dense.lr: the card sets that itself" in found.output

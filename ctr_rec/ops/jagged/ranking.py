@@ -33,14 +33,16 @@ _made: MutableMapping[Tensor, tuple[int, tuple[Tensor, Tensor]]] = WeakTensorKey
 def unit(x_RC: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of length 1 in float64, rounded to 2^-25, and which rows have a direction at all: bool [R].
 
-    Made once for a tensor, for as long as it lives and is not written to; not to be written over.
+    Made once for a tensor, for as long as it lives and is not written to by PyTorch: what is written to its memory
+    past PyTorch, through an array that shares it, is not noticed. The result is not to be written over.
     """
     if x_RC.is_inference():  # has no version
         return _unit(x_RC.to(torch.float64))
+    now = x_RC._version
     version, made = _made.get(x_RC, (-1, None))
-    if made is None or version != x_RC._version:
+    if made is None or version != now:
         made = _unit(x_RC.detach().to(torch.float64))
-        _made[x_RC] = x_RC._version, made
+        _made[x_RC] = now, made
     return made
 
 

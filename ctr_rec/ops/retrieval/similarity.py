@@ -79,7 +79,8 @@ def top_k_by_similarity(
 def _worth_a_table(num_queries: int, num_items: int, num_events: int) -> bool:
     """Whether all candidates by all items cost less than gathering the vector of every event.
 
-    So it is in a shuffled batch, where one candidate looks at one user's events, and many users saw the same items.
+    So it is in a shuffled batch, where one candidate looks at one user's events, and many users saw the same items. A
+    request of few candidates may take either way, at about the same cost.
     """
     return num_queries * num_items <= min(_MOST_ENTRIES, _GATHER * num_events)
 

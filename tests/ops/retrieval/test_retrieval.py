@@ -134,7 +134,7 @@ def test_memory_is_bounded_and_one_product_serves_a_user(monkeypatch: pytest.Mon
     assert shapes == [(1, 2, 49)] * 5
 
 
-def test_a_shuffled_batch_gathers_numbers_and_a_request_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shuffled_batch_takes_the_table_which_equals_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same cosines to the bit, from a table of few items or from the events of one user."""
     key, item = vectors(ITEMS), torch.randint(0, ITEMS, (NUM_EVENTS,))
     histories = [list(range(3 * n, 3 * n + 3)) for n in range(NUM_EVENTS // 3)]
