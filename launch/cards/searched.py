@@ -23,6 +23,7 @@ import click
 
 from ctr_rec.batch.config import Pointwise
 from ctr_rec.config import load_recipe
+from ctr_rec.schema.manifest import load_manifest
 from ctr_rec.train.run import Run
 from launch.cards import cost
 from launch.cards.curves import curve_of
@@ -109,6 +110,16 @@ def rows(searches: Sequence[Search], scorers: Sequence[Scored], name: str) -> li
     return found
 
 
+def check_label(run: Run, settings: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Raises UsageError where models would be trained on another label than the scorers without a network read."""
+    label = settings.get("data.label", run.data.label)
+    if label != labels[0]:
+        raise click.UsageError(
+            f"models are trained on {label!r}, item mean and counters score the log's first label, {labels[0]!r}; train "
+            "on that, or prepare a log in which the other stands first"
+        )
+
+
 @click.command()
 @click.option("--recipes", required=True, help="File whose functions are the models.")
 @click.option("--log", required=True, help="Prepared log.")
@@ -133,6 +144,7 @@ def main(
     root = root or ROOT / f"{name}-{epochs}"
     grid = {key: values.split(",") for key, values in said(axes, "--grid").items()} or None
     settings = said(sets, "--set", [*OWN, *(grid or {**POINTWISE, **PACKED})])
+    check_label(load_recipe(f"{recipes}:{models[0]}", Run), settings, load_manifest(log).data_schema.labels)
     searches = [Search(f"{recipes}:{model}", model, log, root, epochs, grid, settings) for model in models]
     scorers = [Scored(root / scorer, scorer, log) for scorer in SCORERS]
     run_all([*scorers, *(job for search in searches for job in search.trials())])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from ctr_rec.config import load_recipe, override
 from ctr_rec.train.run import Run
 from launch.cards.jobs import OWN, said
-from launch.cards.searched import EPOCHS, SEEDS, Search, main, points
+from launch.cards.searched import EPOCHS, SEEDS, Search, check_label, main, points
 
 ROOT = Path(__file__).resolve().parents[2]
 KUAIRAND = "launch/recipes/kuairand.py"
@@ -87,3 +87,12 @@ def test_a_setting_that_the_grid_moves_is_refused() -> None:
     found = CliRunner().invoke(main, [*words, "--set", "dense.lr=1e-2"])
     assert found.exit_code == 2
     assert "--set dense.lr: the card sets that itself" in found.output
+
+
+def test_models_and_counters_are_about_one_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run = load_recipe(f"{KUAIRAND}:din", Run)
+    check_label(run, {}, ["is_click", "long_view"])
+    check_label(run, {"data.label": "long_view"}, ["long_view"])
+    with pytest.raises(click.UsageError, match="trained on 'long_view', item mean and counters .* 'is_click'"):
+        check_label(run, {"data.label": "long_view"}, ["is_click", "long_view"])
