@@ -115,8 +115,8 @@ def check_label(run: Run, settings: Mapping[str, str], labels: Sequence[str]) ->
     label = settings.get("data.label", run.data.label)
     if label != labels[0]:
         raise click.UsageError(
-            f"models are trained on {label!r}, item mean and counters score the log's first label, {labels[0]!r}; train "
-            "on that, or prepare a log in which the other stands first"
+            f"models are trained on {label!r}, item mean and counters score the log's first label, {labels[0]!r}; "
+            "train on that, or prepare a log in which the other stands first"
         )
 
 

@@ -94,5 +94,5 @@ def test_models_and_counters_are_about_one_label(monkeypatch: pytest.MonkeyPatch
     run = load_recipe(f"{KUAIRAND}:din", Run)
     check_label(run, {}, ["is_click", "long_view"])
     check_label(run, {"data.label": "long_view"}, ["long_view"])
-    with pytest.raises(click.UsageError, match="trained on 'long_view', item mean and counters .* 'is_click'"):
+    with pytest.raises(click.UsageError, match=r"trained on 'long_view', item mean and counters .* 'is_click'"):
         check_label(run, {"data.label": "long_view"}, ["is_click", "long_view"])
