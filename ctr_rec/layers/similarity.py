@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.ops.jagged import distinct
-from ctr_rec.ops.jagged.ranking import unit
-
-# Entries of one block of candidates by items: 128 MB.
-_MOST_ENTRIES = 2**24
+from ctr_rec.ops.jagged.ranking import MOST_ENTRIES, unit
 
 
 def similarities(x_MC: Tensor, candidate_N: Tensor, item_P: Tensor, offsets_N1: Tensor) -> Tensor:
@@ -25,7 +22,7 @@ def similarities(x_MC: Tensor, candidate_N: Tensor, item_P: Tensor, offsets_N1: 
     """
     x_MC, known_M = unit(x_MC)
     out_P = x_MC.new_empty(len(item_P))
-    step, num_impressions = max(1, _MOST_ENTRIES // max(1, len(x_MC))), len(candidate_N)
+    step, num_impressions = max(1, MOST_ENTRIES // max(1, len(x_MC))), len(candidate_N)
     for low in range(0, num_impressions, step):
         offsets_B1 = offsets_N1[low : low + step + 1]
         begin, end = int(offsets_B1[0]), int(offsets_B1[-1])

@@ -19,6 +19,7 @@ from ctr_rec.config import load_recipe, override
 from ctr_rec.evaluate.compare import Comparison, compare
 from ctr_rec.evaluate.predictions import Predictions
 from ctr_rec.train.run import Run
+from launch.cards import cost
 from launch.cards.jobs import Trained, config_of, environment_of, new_folder, run_all
 
 SEEDS = (1, 2, 3)
@@ -106,15 +107,15 @@ def outcomes(family: Family, wanted: Sequence[Entry], split: str) -> list[Outcom
     runs: dict[str, list[Path]] = {}
     for one in wanted:
         runs.setdefault(one.arm, []).append(one.job.folder)
-    rows = {arm: [Predictions.load(f / "predictions" / f"{split}.parquet") for f in of] for arm, of in runs.items()}
+    rows = {arm: [Predictions.load(f / "predictions" / f"{split}.parquet") for f in each] for arm, each in runs.items()}
     found = []
     for arm, folders in runs.items():
         scored = [json.loads((f / "metrics" / f"{split}.json").read_text()) for f in folders]
         whole = family.whole
         comparison = None if arm == whole else compare(rows[whole], rows[arm], (whole, arm), split)
-        auc, gauc = (tuple(one["metrics"][name] for one in scored) for name in ("auc", "gauc"))
-        cost = scored[0]["cost"]
-        found.append(Outcome(arm, cost["dense"], cost["flops_per_request"], auc, gauc, comparison))
+        auc = tuple(one["metrics"]["auc"] for one in scored)
+        of = cost.read(arm, folders, split)
+        found.append(Outcome(arm, of.dense, of.request, auc, of.gauc, comparison))
     return found
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
 from ctr_rec.inspect.figure import new_figure
 
 
@@ -65,10 +67,10 @@ def table(costs: Sequence[Cost]) -> str:
 def plot(costs: Sequence[Cost], path: Path, split: str) -> None:
     """Mean GAUC with the seeds' range against arithmetic, and the front as steps."""
     figure = new_figure(7.2, 4.4)
-    axes = figure.subplots()
+    axes, tab20 = figure.subplots(), matplotlib.colormaps["tab20"]
     for number, one in enumerate(costs):
         down, up = one.mean - min(one.gauc), max(one.gauc) - one.mean
-        axes.errorbar(one.request / 1e9, one.mean, [[down], [up]], fmt="o", color=f"C{number % 10}", capsize=2)
+        axes.errorbar(one.request / 1e9, one.mean, [[down], [up]], fmt="o", color=tab20(number % 20), capsize=2)
         axes.annotate(one.model, (one.request / 1e9, one.mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
     best = front(costs)
     axes.plot(

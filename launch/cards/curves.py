@@ -46,6 +46,19 @@ def by_passes(found: Mapping[str, Sequence[Curve]], last: str, value: Callable[[
     return "\n".join(lines) + "\n"
 
 
+def by_epoch(found: Mapping[str, Sequence[Curve]], epochs: int) -> str:
+    """Mean and deviation over seeds after each epoch, and what the last adds to the first, paired by seed."""
+    heads = [f"after {e}" for e in range(1, epochs + 1)]
+    lines = [f"| run | {' | '.join(heads)} | {epochs} - 1, paired |", "|---" * (epochs + 2) + "|"]
+    for name, seeds in found.items():
+        ends = [[c.at(float(e)) for c in seeds] for e in range(1, epochs + 1)]
+        gain = [last - first for first, last in zip(ends[0], ends[-1], strict=True)]
+        cells = [f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in ends]
+        cells.append(f"{statistics.fmean(gain):+.4f} ± {statistics.stdev(gain):.4f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def draw(
     curves: Mapping[str, Sequence[Curve]], path: Path, x: str, y: str, panel: Callable[[str], str] = lambda _: ""
 ) -> None:

@@ -19,18 +19,11 @@ from pathlib import Path
 import click
 
 from launch.cards.ablations import Arm, Family, make_card
+from launch.cards.est_sizes import SMALL
 from launch.cards.jobs import OWN, card_option, said
 
 ROOT = Path("runs/card_est_ablations")
 RECIPES = "launch/recipes/est.py"
-SIZES = {
-    "data.batches.impressions": "512",
-    "data.channels.recent.last": "20",
-    "tower.tokens.width": "32",
-    "tower.tokens.retrieval": '{"channel": "lifelong", "most": 20, "feature": "content"}',
-    "dense.lr": "4e-3",
-    "validation.patience": "null",
-}
 # A model of ids reads no content: its long history is not searched, as EST's ID model is no more than that [ours].
 IDS = {"tower.csa": "false", "tower.tokens.simtier": "false", "tower.tokens.retrieval": "null"}
 HEADING = "paper, AUC / GAUC, relative"
@@ -48,7 +41,7 @@ TABLES = {
         whole="full_attention",
         heading=HEADING,
         root=ROOT / "blocks",
-        shared=SIZES,
+        shared=SMALL,
         arms={
             "full_attention": Arm("full_attention"),
             "without <B, B>": Arm("full_attention", _masked("bb"), "-0.01 / -0.00 %"),
@@ -62,7 +55,7 @@ TABLES = {
         whole="ids",
         heading=HEADING,
         root=ROOT / "content",
-        shared=SIZES,
+        shared=SMALL,
         arms={
             "ids": Arm("est", IDS),
             "side information": Arm("est", {**IDS, **SIDE}, "+0.44 / +0.89 %"),
@@ -75,7 +68,7 @@ TABLES = {
         whole="full attention",
         heading=HEADING,
         root=ROOT / "mechanisms",
-        shared=SIZES,
+        shared=SMALL,
         arms={
             "full attention": Arm("full_attention"),
             "EST": Arm("est", {}, "+0.17 / +0.14 %"),

@@ -18,13 +18,13 @@ EST's table. Stopped anywhere, the same command goes on.
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from launch.cards.curves import Curve, curve_of, draw
+from launch.cards.curves import by_epoch, curve_of, draw
+from launch.cards.est_sizes import SMALL
 from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 
 ROOT = Path("runs/card_est_epochs")
@@ -34,14 +34,9 @@ SEEDS = (1, 2, 3)
 EPOCHS = 5
 METRICS = ("auc", "gauc")
 SHARED = {
+    **SMALL,
     "data.label": "is_click",
     "embedding.exclude": json.dumps(["item_click", "item_long_view", "user_click", "user_long_view"]),
-    "data.batches.impressions": "512",
-    "data.channels.recent.last": "20",
-    "tower.tokens.width": "32",
-    "tower.tokens.retrieval.most": "20",
-    "dense.lr": "4e-3",
-    "validation.patience": "null",
 }
 # Tables of videos, authors and music have more rows than this; the small ones go on.
 RESET = {"train.strategy": "multi_epoch_sparse_reset", "train.sparse_reset.min_rows": "1000"}
@@ -68,20 +63,6 @@ def job(arm: str, seed: int) -> Trained:
     return Trained(ROOT / f"{slug}-{seed}", RECIPE, settings, scored=())
 
 
-def table(found: Mapping[str, Sequence[Curve]]) -> str:
-    """Mean and deviation over seeds after each epoch, and the best epoch less the first, paired by seed."""
-    lines = ["| run | " + " | ".join(f"after {e}" for e in range(1, EPOCHS + 1)) + " | best of 2 to 5, less 1 |"]
-    lines.append("|---" * (EPOCHS + 2) + "|")
-    for name, seeds in found.items():
-        ends = [[c.at(float(e)) for c in seeds] for e in range(1, EPOCHS + 1)]
-        cells = [f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in ends]
-        later = max(ends[1:], key=statistics.fmean)
-        gain = [b - a for a, b in zip(ends[0], later, strict=True)]
-        cells.append(f"{statistics.fmean(gain):+.4f} ± {statistics.stdev(gain):.4f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
 @card_option
 def main(card: Path) -> None:
@@ -92,7 +73,7 @@ def main(card: Path) -> None:
     new_folder(card)
     for metric, curves in found.items():
         draw(curves, card / f"validation_{metric}.svg", "epoch", f"validation {metric.upper()}")
-    tables = [f"### Validation {metric.upper()}\n\n{table(curves)}" for metric, curves in found.items()]
+    tables = [f"### Validation {metric.upper()}\n\n{by_epoch(curves, EPOCHS)}" for metric, curves in found.items()]
     (card / "tables.md").write_text("\n".join(tables))
     first = old(SEEDS[0]).folder
     plain = {

@@ -10,14 +10,13 @@ Validation is scored twice an epoch; test is not scored at all. Stopped anywhere
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from launch.cards.curves import Curve, curve_of, draw
+from launch.cards.curves import Curve, by_epoch, curve_of, draw
 from launch.cards.jobs import Trained, card_option, config_of, environment_of, new_folder, run_all
 
 ROOT = Path("runs/card_sparse_reset")
@@ -69,19 +68,6 @@ def curves(wanted: Sequence[Entry]) -> dict[str, list[Curve]]:
     return found
 
 
-def table(found: Mapping[str, Sequence[Curve]]) -> str:
-    """Mean and deviation over seeds after each epoch, and what the epoch added, paired by seed."""
-    lines = ["| run | " + " | ".join(f"after epoch {e}" for e in range(1, EPOCHS + 1)) + " | 3 - 1, paired |"]
-    lines.append("|---" * (EPOCHS + 2) + "|")
-    for name, seeds in found.items():
-        ends = [[c.at(float(e)) for c in seeds] for e in range(1, EPOCHS + 1)]
-        cells = [f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" for values in ends]
-        gain = [last - first for first, last in zip(ends[0], ends[-1], strict=True)]
-        cells.append(f"{statistics.fmean(gain):+.4f} ± {statistics.stdev(gain):.4f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
 @click.option("--arm", "arms", type=click.Choice(list(ARMS)), multiple=True, default=["joint", "reset"])
 @card_option
@@ -92,7 +78,7 @@ def main(arms: tuple[str, ...], card: Path) -> None:
     found = curves(wanted)
     new_folder(card)
     draw(found, card / "validation_auc.svg", "epoch", "validation AUC", panel=lambda name: name.split()[0])
-    (card / "table.md").write_text(table(found))
+    (card / "table.md").write_text(by_epoch(found, EPOCHS))
     first = wanted[0].job.folder
     environment = environment_of(first)
     plain = {

@@ -15,7 +15,7 @@ LENGTHS = [3, 0, 1, 6, 0]
 @pytest.mark.parametrize("most", [2**24, 1, 13, 26, 39])
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0], []])
 def test_equals_products_of_pairs(monkeypatch: pytest.MonkeyPatch, most: int, lengths: list[int]) -> None:
-    monkeypatch.setattr(similarity, "_MOST_ENTRIES", most)
+    monkeypatch.setattr(similarity, "MOST_ENTRIES", most)
     torch.manual_seed(0)
     x_MC = functional.normalize(torch.randn(13, 4, dtype=torch.float64), dim=-1)
     x_MC[5] = 0

@@ -21,6 +21,8 @@ STEPS = 1 << 28
 """Steps of a cosine between 0 and 1 in a rank."""
 _GRID = 1 << 25
 _PLACES = 1 << 32
+MOST_ENTRIES = 1 << 24
+"""Of a table of candidates by items, in float64: 128 MB."""
 NOTHING = -1
 """Rank of a pair that does not count."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctr_rec.errors import ConfigError
 from ctr_rec.ops.jagged import check_index, distinct
-from ctr_rec.ops.jagged.ranking import rank_of, similarity_of, unit
+from ctr_rec.ops.jagged.ranking import MOST_ENTRIES, rank_of, similarity_of, unit
 from ctr_rec.ops.retrieval.reference import reference_top_k
 from ctr_rec.ops.retrieval.views import Retrieved, View, check_histories
 
@@ -25,8 +25,6 @@ Scores = Callable[[View], tuple[Tensor, Tensor]]
 
 # Gathering an event's vector costs as much as so many products of two vectors that lie in place (384 wide, one core).
 _GATHER = 64
-# Entries of the matrix of candidates by items: 128 MB.
-_MOST_ENTRIES = 2**24
 
 
 @torch.no_grad()
@@ -82,7 +80,7 @@ def _worth_a_table(num_queries: int, num_items: int, num_events: int) -> bool:
     So it is in a shuffled batch, where one candidate looks at one user's events, and many users saw the same items. A
     request of few candidates may take either way, at about the same cost.
     """
-    return num_queries * num_items <= min(_MOST_ENTRIES, _GATHER * num_events)
+    return num_queries * num_items <= min(MOST_ENTRIES, _GATHER * num_events)
 
 
 def _by_table(query_NC: Tensor, key_MC: Tensor, has_M: Tensor, row_I: Tensor, item_T: Tensor) -> Scores:
