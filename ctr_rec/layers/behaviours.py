@@ -108,14 +108,25 @@ class BehaviourTokens(nn.Module):
         self.age_AD = nn.Parameter(torch.zeros(settings.ages, width)) if settings.use_age else None
 
     def forward(self, events: EventVectors, sequences: Sequences, batch: Batch) -> Tensor:
-        row_R, row_P = distinct(events.row_T[sequences.position_P], len(events.distinct_KD))
-        token_RD = self.second(functional.silu(self.first(gather(events.distinct_KD, row_R))))
-        x_PD = gather(token_RD, row_P)
-        if self.order_OD is not None:
-            x_PD = x_PD + gather(self.order_OD, self._order(sequences))
-        if self.age_AD is not None:
-            x_PD = x_PD + gather(self.age_AD, self._age(sequences, batch))
+        x_PD = self.without_places(events, sequences.position_P)
+        for table_RD, row_P in self.places(sequences, batch):
+            x_PD = x_PD + gather(table_RD, row_P)
         return x_PD
+
+    def without_places(self, events: EventVectors, position_P: Tensor) -> Tensor:
+        """Tokens of these events that say neither order nor age, [P, D]."""
+        row_R, row_P = distinct(events.row_T[position_P], len(events.distinct_KD))
+        token_RD = self.second(functional.silu(self.first(gather(events.distinct_KD, row_R))))
+        return gather(token_RD, row_P)
+
+    def places(self, sequences: Sequences, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """What each token's order and age say: a table of learnt vectors, and each token's row of it, [P]."""
+        found = []
+        if self.order_OD is not None:
+            found.append((self.order_OD, self._order(sequences)))
+        if self.age_AD is not None:
+            found.append((self.age_AD, self._age(sequences, batch)))
+        return found
 
     def _order(self, sequences: Sequences) -> Tensor:
         newest_P = sequences.offsets_S1[1:][segment_of_row(sequences.offsets_S1)] - 1

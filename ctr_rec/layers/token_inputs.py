@@ -19,7 +19,7 @@ from ctr_rec.layers.context import ContextSettings
 from ctr_rec.layers.embedding import Embedded
 from ctr_rec.layers.feature_tokens import FeatureMLP, FeatureTokens
 from ctr_rec.layers.fields import feature_width, join, layout, width
-from ctr_rec.layers.history import EventEncoder
+from ctr_rec.layers.history import EventEncoder, EventVectors
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.retrieval import RetrievalSettings, Search, check_retrieval, retrieve
 from ctr_rec.layers.similarity import similarities
@@ -115,19 +115,29 @@ class TokenInputs(nn.Module):
         self.tier_mlp = FeatureMLP(TIERS * len(sequences), settings.width) if settings.simtier else None
 
     def forward(self, embedded: Embedded, batch: Batch) -> Tokens:
-        item_MD = join(self.item, embedded.items, batch.items, batch.item.shape[0])
-        events = self.events(item_MD, embedded, batch)
-        found = {}
-        read = self.sequences(batch, embedded)
-        for name, sequences in read.sequences.items():
-            tokens = self.behaviours[name]
-            assert isinstance(tokens, BehaviourTokens)
-            found[name] = Behaviours(tokens(events, sequences, batch), sequences)
+        read, events = self.sequences(batch, embedded), self.event_vectors(embedded, batch)
+        found = {
+            name: Behaviours(self.maker(name)(events, sequences, batch), sequences)
+            for name, sequences in read.sequences.items()
+        }
+        return Tokens(self.feature_tokens(embedded, batch, read), found)
+
+    def event_vectors(self, embedded: Embedded, batch: Batch) -> EventVectors:
+        """What behaviour tokens are made of."""
+        return self.events(join(self.item, embedded.items, batch.items, batch.item.shape[0]), embedded, batch)
+
+    def feature_tokens(self, embedded: Embedded, batch: Batch, read: Read) -> Tensor:
+        """[N, L, D], in the order of `names`."""
         features_NLD = self.features(embedded, batch)
-        if self.tier_mlp is not None:
-            token_N1D = self.tier_mlp(self._tiers(read, batch)).unsqueeze(1)
-            features_NLD = torch.cat([features_NLD, token_N1D], dim=1)
-        return Tokens(features_NLD, found)
+        if self.tier_mlp is None:
+            return features_NLD
+        return torch.cat([features_NLD, self.tier_mlp(self._tiers(read, batch)).unsqueeze(1)], dim=1)
+
+    def maker(self, name: str) -> BehaviourTokens:
+        """Of the tokens of one kind of sequence."""
+        tokens = self.behaviours[name]
+        assert isinstance(tokens, BehaviourTokens)
+        return tokens
 
     def sequences(self, batch: Batch, embedded: Embedded | None = None) -> Read:
         """Without embeddings the newest events stand for those that a search by id would find."""
@@ -162,19 +172,20 @@ class TokenInputs(nn.Module):
         """
         found = within("events", self.events.axes(self._item))
         found |= {} if tokens_meet else within("features", self.features.axes())
-        for name, tokens in self.behaviours.items():
-            assert isinstance(tokens, BehaviourTokens)
-            found |= within(f"behaviours.{name}", tokens.axes(self._item))
+        for name in self.behaviours:
+            found |= within(f"behaviours.{name}", self.maker(name).axes(self._item))
         return found
 
-    def flops(self, batch: Batch) -> int:
-        """Without likeness of contents: what is retrieved, and its tiers, are known ahead (see `content_flops`)."""
+    def flops(self, batch: Batch, streamed: tuple[str, ...] = ()) -> int:
+        """Without likeness of contents: what is retrieved, and its tiers, are known ahead (see `content_flops`).
+
+        streamed: sequences whose tokens are made of all events, read or not.
+        """
         total = self.features.flops(batch) + self.events.flops(batch.num_events)
         looks_T = self.events.looks(batch)
         for name, sequences in self.sequences(batch).sequences.items():
-            tokens = self.behaviours[name]
-            assert isinstance(tokens, BehaviourTokens)
-            total += tokens.flops(len(looks_T[sequences.position_P].unique()))
+            read_P = looks_T if name in streamed else looks_T[sequences.position_P]
+            total += self.maker(name).flops(len(read_P.unique()))
         return total + (self.tier_mlp.flops(batch.num_impressions) if self.tier_mlp is not None else 0)
 
     def content_flops(self, batch: Batch) -> dict[str, int]:

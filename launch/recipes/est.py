@@ -8,7 +8,7 @@ hour and weekday of the request. A user's 50 newest events are `recent`; the can
 The log is prepared with content, see "Content vectors" in the README.
 """
 
-from ctr_rec.batch.config import Channel, DataConfig, Pointwise
+from ctr_rec.batch.config import Batches, Channel, DataConfig, Packed, Pointwise
 from ctr_rec.layers.behaviours import BehaviourSettings
 from ctr_rec.layers.mlp import MLPSettings
 from ctr_rec.layers.retrieval import RetrievalSettings, Search
@@ -25,6 +25,7 @@ from ctr_rec.models.baselines.sim import SIMConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
 from ctr_rec.models.baselines.twin import TWINConfig
+from ctr_rec.models.est.packed import PackedESTConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.tower import TowerConfig
 from ctr_rec.schema.table import EmbeddingSettings
@@ -36,6 +37,7 @@ from ctr_rec.train.run import Checkpointing, Run, TrainConfig, Validation
 LOG = "logs/movielens_1m_early_content"
 COUNTERS = ("item_like", "user_like")
 RECENT = {"recent": Channel(last=50)}
+SINGLY = Pointwise(impressions=1024)
 CHANNELS = {**RECENT, "lifelong": Channel(last=5000)}
 TOKENS = TokenSettings(
     recent="recent",
@@ -46,11 +48,15 @@ TOKENS = TokenSettings(
 
 
 def _run(
-    name: str, tower: TowerConfig, channels: dict[str, Channel] | None = None, exclude: tuple[str, ...] = ()
+    name: str,
+    tower: TowerConfig,
+    channels: dict[str, Channel] = CHANNELS,
+    exclude: tuple[str, ...] = (),
+    batches: Batches = SINGLY,
 ) -> Run:
     return Run(
         name=name,
-        data=DataConfig(log=LOG, label="liked", batches=Pointwise(impressions=1024), channels=channels or CHANNELS),
+        data=DataConfig(log=LOG, label="liked", batches=batches, channels=channels),
         tower=tower,
         embedding=EmbeddingSettings(dim=32, exclude=(*COUNTERS, *exclude)),
         sharding=ShardingConfig(optimizer=TableOptimizer(lr=0.05)),
@@ -64,6 +70,12 @@ def _run(
 def est() -> Run:
     """EST with two layers of width 64: LCA, CSA, retrieval by content and SimTier."""
     return _run("est", ESTConfig(tokens=TOKENS))
+
+
+def packed_est() -> Run:
+    """EST over whole users, ours: all impressions of a user read one pass. No user has 2,400 events."""
+    tower = PackedESTConfig(tokens=TOKENS, window=50, lifelong=2400)
+    return _run("packed_est", tower, channels={}, batches=Packed(tokens=5000, context=2400))
 
 
 # Behaviours compressed by DIN to one token a sequence.

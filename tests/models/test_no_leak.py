@@ -31,6 +31,7 @@ from ctr_rec.models.baselines.sim import SIMConfig
 from ctr_rec.models.baselines.token_dcn_v2 import TokenDCNv2Config
 from ctr_rec.models.baselines.token_mlp import TokenMLPConfig
 from ctr_rec.models.baselines.twin import TWINConfig
+from ctr_rec.models.est.packed import PackedESTConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.grab.config import ActionRole, Behaviours, MixGate, Views
 from ctr_rec.models.grab.tower import GRABConfig
@@ -198,6 +199,13 @@ CASES: dict[str, TowerConfig] = {
         tokens=_tokens(RetrievalSettings(channel="all", most=2, by=Search.ID, feature="item")), heads=2
     ),
     "est_no_content": ESTConfig(tokens=TokenSettings(width=6, recent="all"), csa=False, layers=1),
+    "packed_est": PackedESTConfig(
+        tokens=_tokens(RetrievalSettings(channel="lifelong", most=1)), window=5, lifelong=50, neighbours=2
+    ),
+    "packed_est_by_id": PackedESTConfig(
+        tokens=_tokens(RetrievalSettings(channel="lifelong", most=2, by=Search.ID, feature="item")), window=50, layers=1
+    ),
+    "packed_est_no_content": PackedESTConfig(tokens=TokenSettings(width=6, recent="all"), csa=False, window=3),
     "hstu_one_layer": HSTUConfig(width=6, heads=2, head_width=2, window=1, layers=1, use_age=False, use_order=False),
 }
 Change = Callable[[Event, Impression, Log, random.Random], list[Event]]

@@ -1,6 +1,6 @@
 """One block of EST (section 5.1): attention of both kinds of tokens from the layer before, then an FFN for each.
 
-Legend: N impressions, L feature tokens, P behaviour tokens of one kind of sequence, D token width.
+Legend: N impressions, L feature tokens, R behaviour tokens of one kind, D token width.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.layers.layout import Axes, within
 from ctr_rec.layers.per_token import PerTokenSwiGLU, SwiGLU
 from ctr_rec.models.est.attention import LCA
 from ctr_rec.models.est.config import ESTSettings
-from ctr_rec.ops.content_neighbours import Neighbours, neighbour_sum
+from ctr_rec.models.est.kind import Kind
+from ctr_rec.ops.content_neighbours import neighbour_sum
 
 
 class ESTLayer(nn.Module):
@@ -34,27 +34,23 @@ class ESTLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        n_NLD: Tensor,
-        behaviours: Sequence[Tensor],
-        sequences: Sequence[Sequences],
-        neighbours: Sequence[Neighbours | None],
+        self, n_NLD: Tensor, behaviours: Sequence[Tensor], kinds: Sequence[Kind]
     ) -> tuple[Tensor, list[Tensor]]:
-        """behaviours, sequences, neighbours: one of each for each kind of sequence. neighbours None: no CSA."""
-        normed_NLD, normed = self.norm_n(n_NLD), [self.norm_b(x_PD) for x_PD in behaviours]
-        n_NLD = n_NLD + self.dropout(self.lca(normed_NLD, normed, sequences))
+        """behaviours: [R, D] of each kind."""
+        normed_NLD, normed = self.norm_n(n_NLD), [self.norm_b(x_RD) for x_RD in behaviours]
+        n_NLD = n_NLD + self.dropout(self.lca(normed_NLD, normed, kinds))
         attended = list(behaviours)
-        for i, (normed_PD, of) in enumerate(zip(normed, neighbours, strict=True)):
-            if of is not None:
-                attended[i] = attended[i] + neighbour_sum(normed_PD, of)
+        for i, (normed_RD, kind) in enumerate(zip(normed, kinds, strict=True)):
+            if kind.neighbours is not None:
+                attended[i] = attended[i] + neighbour_sum(normed_RD, kind.neighbours)
         n_NLD = n_NLD + self.dropout(self.ffn_n(self.norm_n_ffn(n_NLD)))
-        return n_NLD, [x_PD + self.dropout(self.ffn_b(self.norm_b_ffn(x_PD))) for x_PD in attended]
+        return n_NLD, [x_RD + self.dropout(self.ffn_b(self.norm_b_ffn(x_RD))) for x_RD in attended]
 
     def axes(self) -> dict[str, Axes]:
         return within("ffn_n", self.ffn_n.axes()) | within("lca", self.lca.axes())
 
-    def flops(self, num_impressions: int, sequences: Sequence[Sequences]) -> int:
+    def flops(self, num_impressions: int, kinds: Sequence[Kind]) -> int:
         """Of the products; the sums of CSA are the tower's to count."""
         total = self.ffn_n.flops(num_impressions)
-        total += sum(self.ffn_b.flops(len(of.position_P)) for of in sequences)
-        return total + self.lca.flops(num_impressions, sequences)
+        total += sum(self.ffn_b.flops(kind.num_tokens) for kind in kinds)
+        return total + self.lca.flops(num_impressions, kinds)

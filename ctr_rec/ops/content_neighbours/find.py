@@ -24,7 +24,7 @@ Backend = Literal["auto", "bucketed", "reference"]
 
 @dataclass(frozen=True)
 class Neighbours:
-    """index_PK: int64 [P, K], positions in the packed events, nearest first. weight_PK: float32 [P, K], their cosine.
+    """index_PK: int64 [P, K], positions in the packed events. weight_PK: float32 [P, K], their cosine.
 
     Where an event has fewer than K neighbours the rest is its own position with weight 0.
     """
@@ -40,7 +40,7 @@ class Neighbours:
 
 @torch.no_grad()
 def neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int, backend: Backend = "auto") -> Neighbours:
-    """The K events of largest cosine of content in each event's sequence, itself among them.
+    """The K events of largest cosine of content in each event's sequence, itself among them, nearest first.
 
     content_MC: float [M, C], one row for each item, of any length; a zero row says that the item has none. item_P: int
     [P], row of each event. offsets_S1: int [S + 1], sequences of events, oldest first.
@@ -54,21 +54,15 @@ def neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int, b
     Raises ValueError for shapes, rows or offsets that do not belong together, ConfigError for k below 1 or a backend
     that does not exist.
     """
-    if content_MC.dim() != 2 or not content_MC.is_floating_point():
-        raise ValueError(
-            f"neighbours: content_MC must be floating with shape [M, C], got: {content_MC.dtype} of shape "
-            f"{tuple(content_MC.shape)}"
-        )
-    check_index("item_P", item_P, len(content_MC))
+    check_inputs("neighbours", content_MC, item_P, k)
     check_offsets(offsets_S1, len(item_P))
-    if k < 1:
-        raise ConfigError(f"neighbours: k must be 1 or more, got: {k}; switch neighbours off where none are wanted")
     if backend not in ("auto", "bucketed", "reference"):
         raise ConfigError(f"neighbours: backend must be auto, bucketed or reference, got: {backend!r}")
-    if backend == "reference":
-        return Neighbours(*reference_neighbours(content_MC, item_P, offsets_S1, k))
-    unit_MC, has_M = unit(content_MC)
     segment_P = segment_of_row(offsets_S1)
+    if backend == "reference":
+        low_P, high_P = offsets_S1[segment_P], offsets_S1[segment_P + 1]
+        return Neighbours(*reference_neighbours(content_MC, item_P, low_P, high_P, k))
+    unit_MC, has_M = unit(content_MC)
     plan = make_plan(offsets_S1, segment_P)
     rank_RK = torch.empty(plan.queries.size + 1, k, dtype=torch.int64, device=item_P.device)
     rank_RK[-1] = NOTHING
@@ -80,6 +74,18 @@ def neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int, b
     own_P1 = torch.arange(len(item_P), device=item_P.device)[:, None]
     index_PK = torch.where(rank_PK == NOTHING, own_P1, place_of(rank_PK) + offsets_S1[:-1][segment_P][:, None])
     return Neighbours(index_PK, similarity_of(rank_PK))
+
+
+def check_inputs(op: str, content_MC: Tensor, item_P: Tensor, k: int) -> None:
+    """What both searches for neighbours ask of contents, items and K."""
+    if content_MC.dim() != 2 or not content_MC.is_floating_point():
+        raise ValueError(
+            f"{op}: content_MC must be floating with shape [M, C], got: {content_MC.dtype} of shape "
+            f"{tuple(content_MC.shape)}"
+        )
+    check_index("item_P", item_P, len(content_MC))
+    if k < 1:
+        raise ConfigError(f"{op}: k must be 1 or more, got: {k}; switch neighbours off where none are wanted")
 
 
 def _ranks(plan: Plan, bucket: Bucket, unit_MC: Tensor, has_M: Tensor, item_P: Tensor, k: int) -> Tensor:

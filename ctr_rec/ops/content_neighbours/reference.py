@@ -1,11 +1,9 @@
 """The plain truth: one event at a time, any dtype.
 
-Legend: M content rows, C width of content, P events, S1 sequences and one, K neighbours, D width.
+Legend: M content rows, C width of content, P events, K neighbours, D width.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import torch
 from torch import Tensor
@@ -13,21 +11,22 @@ from torch import Tensor
 from ctr_rec.ops.jagged.ranking import STEPS
 
 
-def reference_neighbours(content_MC: Tensor, item_P: Tensor, offsets_S1: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """index [P, K] and weight [P, K]."""
+def reference_neighbours(
+    content_MC: Tensor, item_P: Tensor, low_P: Tensor, high_P: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """index [P, K], nearest first, and weight [P, K]. Event p has the events low[p] : high[p] to choose from."""
     index_PK = torch.arange(len(item_P), device=item_P.device)[:, None].repeat(1, k)
     weight_PK = torch.zeros(len(item_P), k, device=item_P.device)
-    for start, end in itertools.pairwise(offsets_S1.tolist()):
-        rows = content_MC[item_P[start:end]].double()
-        length = rows.norm(dim=1)
-        for i in range(end - start):
-            found = []
-            for j in range(end - start):
-                if length[i] > 0 and length[j] > 0:
-                    cosine = float(rows[i] @ rows[j] / (length[i] * length[j]))
-                    found.append((round(cosine * STEPS), start + j))
-            for place, (steps, j) in enumerate(sorted(found, reverse=True)[:k]):
-                index_PK[start + i, place], weight_PK[start + i, place] = j, steps / STEPS
+    row_PC = content_MC[item_P].double()
+    length_P = row_PC.norm(dim=1)
+    for i, (low, high) in enumerate(zip(low_P.tolist(), high_P.tolist(), strict=True)):
+        found = []
+        for j in range(low, high):
+            if length_P[i] > 0 and length_P[j] > 0:
+                cosine = float(row_PC[i] @ row_PC[j] / (length_P[i] * length_P[j]))
+                found.append((round(cosine * STEPS), j))
+        for place, (steps, j) in enumerate(sorted(found, reverse=True)[:k]):
+            index_PK[i, place], weight_PK[i, place] = j, steps / STEPS
     return index_PK, weight_PK
 
 

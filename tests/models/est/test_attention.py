@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ctr_rec.layers.behaviours import Sequences
 from ctr_rec.models.est.attention import LCA, pairs_of
+from ctr_rec.models.est.kind import Kind
 
 NAMES = ("a", "b", "c")
 WIDTH = 6
@@ -75,7 +76,7 @@ def test_lca_equals_padded_attention(name: str, heads: int) -> None:
     lca = LCA(NAMES, WIDTH, heads, "auto").double()
     n_NLD = torch.randn(len(segment), 3, WIDTH, dtype=torch.float64, requires_grad=True)
     behaviours = [torch.randn(len(of.position_P), WIDTH, dtype=torch.float64, requires_grad=True) for of in sequences]
-    got = lca(n_NLD, behaviours, sequences)
+    got = lca(n_NLD, behaviours, [Kind(of, None) for of in sequences])
     assert got.shape == n_NLD.shape
     if not segment:
         return
@@ -102,4 +103,4 @@ def test_pairs_and_flops_of_no_impression() -> None:
     assert pairs_of(nobody, 0) == 0
     assert pairs_of(_sequences([2, 3], [1, 1, 0]), 3) == 8
     assert pairs_of(_sequences([2, 3]), 2) == 5
-    assert LCA(NAMES, WIDTH, 1, "auto").flops(0, [nobody]) == 0
+    assert LCA(NAMES, WIDTH, 1, "auto").flops(0, [Kind(nobody, None)]) == 0
