@@ -1,4 +1,4 @@
-"""EST: 60 candidates of a request against 60 impressions, cost against length, its attention and retrieval."""
+"""EST: a request of 60 candidates against 60 impressions, cost against length, attention, retrieval, whole users."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ctr_rec.bench.est_ops import emit_attention, emit_retrieval
+from ctr_rec.bench.est_packed import emit_packed
 from ctr_rec.bench.est_requests import LIFELONG, RECENT, Requests, make_requests
 from ctr_rec.bench.grab_attention import exponent
 from ctr_rec.bench.record import Emit, emit_rate, measure
@@ -29,13 +30,14 @@ SAME = 1e-4
 
 
 def run(emit: Emit, log: Path | None = None, runs: int = 5) -> None:
-    """Emit the figures of EST's bench: (a) sharing, (b) length, (c) attention, (d) retrieval. `log` is not used."""
+    """Emit EST's figures: (a) sharing, (b) length, (c) attention, (d) retrieval, (e) whole users. `log` is not used."""
     del log
     for tokens, goal in TOKENS.items():
         emit_sharing(emit, tokens, goal, runs)
     emit_lengths(emit, LENGTHS, runs)
     emit_attention(emit, runs)
     emit_retrieval(emit, runs)
+    emit_packed(emit, runs)
     if not torch.cuda.is_available():
         emit(
             "est", "the same on a GPU, with model FLOPs utilisation; needs CUDA: not measured", "MFU", float("nan"), ""

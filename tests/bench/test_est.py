@@ -31,6 +31,7 @@ def test_apart_and_together_score_the_same_and_cost_differently() -> None:
 def test_every_figure_is_emitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(est, "emit_attention", lambda _emit, runs: None)
     monkeypatch.setattr(est, "emit_retrieval", lambda _emit, runs: None)
+    monkeypatch.setattr(est, "emit_packed", lambda _emit, runs: None)
     records: list[Record] = []
     est.run(emit_to(records.append), runs=1)
     goals = {record.metric: record.goal for record in records if record.goal}
