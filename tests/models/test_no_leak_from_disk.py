@@ -14,10 +14,14 @@ import torch
 from ctr_rec.batch.config import Alone, Batches, Channel, DataConfig, Packed, Pointwise
 from ctr_rec.batch.reader import Reader
 from ctr_rec.layers.embedding import Embedded
+from ctr_rec.layers.retrieval import RetrievalSettings
+from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.dcn_v2 import DCNv2Config, Structure
 from ctr_rec.models.baselines.din import DINConfig
 from ctr_rec.models.baselines.hstu import HSTUConfig
 from ctr_rec.models.baselines.mlp import MLPConfig
+from ctr_rec.models.est.packed import PackedESTConfig
+from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.grab.config import Behaviours, Views
 from ctr_rec.models.grab.tower import GRABConfig
 from ctr_rec.models.ranker import Ranker
@@ -25,6 +29,13 @@ from ctr_rec.models.tower import Filling, TowerConfig
 from ctr_rec.schema.manifest import SPLITS
 from ctr_rec.schema.table import EmbeddingSettings, sparse_spec
 from tests.batch.logs import random_items, schema, write_log
+
+
+def tokens(searched: str) -> TokenSettings:
+    """EST's, of the channel "all" and of what the candidate retrieves from another."""
+    search = RetrievalSettings(channel=searched, most=2)
+    return TokenSettings(width=6, recent="all", content="content", retrieval=search, simtier=True)
+
 
 CASES: dict[str, TowerConfig] = {
     "mlp": MLPConfig(),
@@ -53,6 +64,8 @@ CASES: dict[str, TowerConfig] = {
         profile_tokens=True,
         channels={"all": Behaviours(window=8)},
     ),
+    "est": ESTConfig(tokens=tokens("liked"), neighbours=2),
+    "packed_est": PackedESTConfig(tokens=tokens("lifelong"), neighbours=2, window=5, lifelong=12),
 }
 ALONE = {"hstu": Alone(impressions=7), "grab": Alone(impressions=16, history=5, tokens=60), "din": Pointwise(history=3)}
 """Fillings besides each tower's usual one."""
