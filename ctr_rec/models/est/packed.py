@@ -73,12 +73,11 @@ class PackedESTTower(ESTTower):
     """[N, out_width], of packed batches. The tokens of `tokens.recent` are the packed events."""
 
     def __init__(self, spec: SparseSpec, config: PackedESTConfig) -> None:
-        retrieval = config.tokens.retrieval
-        self._last = {config.tokens.recent: config.window}
+        last, retrieval = {config.tokens.recent: config.window}, config.tokens.retrieval
         if retrieval is not None:
-            self._last[retrieval.channel] = config.lifelong
-        super().__init__(spec, config, tuple(self._last))
-        self._recent, self._window = config.tokens.recent, config.window
+            last[retrieval.channel] = config.lifelong
+        super().__init__(spec, config, tuple(last))
+        self._last, self._recent, self._window = last, config.tokens.recent, config.window
 
     def _with_histories(self, batch: Batch) -> Batch:
         start_N = batch.event_offsets[batch.impression_user]
