@@ -112,7 +112,7 @@ class Run(Config):
             raise ConfigError(
                 f"tower {type(self.tower).__name__} reaches {self.tower.reach} events back, but data.batches.context "
                 f"brings {self.data.batches.reach}: what an impression sees would depend on where batches are cut; set "
-                f"data.batches.context to {self.tower.reach} or more, or lower how far the tower looks back: its layers, its windows"
+                f"data.batches.context to {self.tower.reach} or more, or lower the tower's layers or windows"
             )
         if self.beside is not None and self.beside.filling is not Filling.POINTWISE:
             raise ConfigError(
