@@ -16,6 +16,7 @@ table. Runs of other --set go below another --root. See ablations.py.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import click
@@ -27,7 +28,11 @@ from launch.cards.jobs import OWN, card_option, said
 ROOT = Path("runs/card_est_ablations")
 RECIPES = "launch/recipes/est.py"
 # A model of ids reads no content: its long history is not searched, as EST's ID model is no more than that [ours].
-IDS = {"tower.csa": "false", "tower.tokens.simtier": "false", "tower.tokens.retrieval": "null"}
+UNSEARCHED = {
+    "tower.tokens.retrieval": "null",
+    "data.channels": json.dumps({"recent": {"last": int(SMALL["data.channels.recent.last"])}}),
+}
+IDS = {**UNSEARCHED, "tower.csa": "false", "tower.tokens.simtier": "false"}
 HEADING = "paper, AUC / GAUC, relative"
 TIERS = {**IDS, "tower.tokens.simtier": "true"}
 SIDE = {"tower.tokens.side_information": "true"}
@@ -84,7 +89,7 @@ TABLES = {
             "EST": Arm("est", {}, "+0.17 / +0.14 %"),
             "EST without CSA": Arm("est", {"tower.csa": "false"}, "-0.01 / -0.03 %"),
             "EST without SimTier": Arm("est", {"tower.tokens.simtier": "false"}),
-            "EST without retrieval": Arm("est", {"tower.tokens.retrieval": "null"}),
+            "EST without retrieval": Arm("est", UNSEARCHED),
         },
     ),
     "sharing": Family(

@@ -11,6 +11,7 @@ import pytest
 
 from ctr_rec.evaluate.compare import compare
 from ctr_rec.evaluate.predictions import Predictions
+from ctr_rec.layers.token_inputs import TokenSettings
 from ctr_rec.models.baselines.full_attention import FullAttentionConfig
 from ctr_rec.models.est.tower import ESTConfig
 from ctr_rec.models.ranker import Ranker
@@ -83,6 +84,15 @@ def test_what_est_reads_of_content_is_what_the_arms_say() -> None:
         "SimTier": (False, True, False),
         "SimTier and side information": (True, True, False),
     }
+
+
+def test_what_searches_no_long_history_reads_none() -> None:
+    for family in est_ablations.TABLES.values():
+        for arm in family.arms:
+            run = family.run(arm)
+            tokens = getattr(run.tower, "tokens", None)
+            assert isinstance(tokens, TokenSettings)
+            assert ("lifelong" in run.data.channels) == (tokens.retrieval is not None and bool(run.data.channels)), arm
 
 
 def test_every_block_of_full_attention_is_masked_in_one_arm() -> None:
