@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_manifest_lists_every_file_with_size_and_checksum(stored: Path) -> None:
     found = read_manifest(stored)
     assert {f.name for f in found.files} == {p.name for p in stored.iterdir()} - {MANIFEST}
     assert found.world_size == 1
-    assert found.versions["torch"] == torch.__version__
+    assert found.versions["torch"] == version("torch")
     load_linear(stored)
 
 

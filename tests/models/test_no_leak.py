@@ -304,14 +304,22 @@ def test_hidden_events_do_not_matter(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_flipping_own_action_is_equal_to_the_bit(name: str) -> None:
-    """The label is the action's shadow: neither may reach the logit of its own impression, not even by a rounding."""
-    scorer = Scorer(CASES[name])
+    """The label is the action's shadow: neither may reach the logit of its own impression, not even by a rounding.
+
+    A channel that takes events by their action has one more or one less after the flip: its matrix products then have
+    other shapes, in which some processors round otherwise. There the label alone is held to the bit.
+    """
+    config = CASES[name]
+    scorer = Scorer(config)
+    reshapes = isinstance(config, GRABConfig) and any(c.actions is not None for c in config.channels.values())
     for log in _logs():
         base = scorer.score(log)
+        labelled = replace(log, impressions=tuple(replace(i, label=1 - i.label) for i in log.impressions))
+        assert scorer.score(labelled) == base
         for impression in log.impressions:
-            flipped = _changed(log, impression, {impression.key}, _flip, random.Random(0))
-            labels = tuple(replace(i, label=1 - i.label) for i in flipped.impressions)
-            assert scorer.score(replace(flipped, impressions=labels))[impression.key] == base[impression.key]
+            flipped = _changed(labelled, impression, {impression.key}, _flip, random.Random(0))
+            got, kept = scorer.score(flipped)[impression.key], base[impression.key]
+            assert got == (pytest.approx(kept, rel=0, abs=1e-12) if reshapes else kept)
 
 
 @pytest.mark.parametrize("name", CASES)
